@@ -1,0 +1,1 @@
+"""hopstream: what should this user see next, over event streams."""

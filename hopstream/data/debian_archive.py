@@ -1,4 +1,4 @@
-"""Debian's package metadata as interactions: which source package relates to which binary package, and how."""
+"""Debian's package metadata as interactions: which source relates to which package, and how."""
 
 import re
 from collections import Counter
@@ -33,7 +33,7 @@ class Package:
 def parse_packages(dump: str) -> dict[str, Package]:
     """Read the output of ``apt-cache dumpavail``: the package of every name.
 
-    Packages that no archive offers (installed by hand on this machine, so without a ``Filename``) are left out.
+    Packages that no archive offers (installed by hand: without a ``Filename``) are left out.
     """
     packages = {}
     for paragraph in dump.split("\n\n"):
@@ -51,7 +51,7 @@ def parse_packages(dump: str) -> dict[str, Package]:
 
 
 def _fields(paragraph: str) -> dict[str, str]:
-    """One paragraph of deb-control(5); a line that starts with white space continues the one before."""
+    """Split one paragraph of deb-control(5); a line that starts with white space continues the one before."""
     fields: dict[str, str] = {}
     name = ""
     for line in paragraph.splitlines():
@@ -64,7 +64,7 @@ def _fields(paragraph: str) -> dict[str, str]:
 
 
 def _tags(fields: Mapping[str, str]) -> tuple[str, ...]:
-    """The section as a tag, then debtags by name."""
+    """Give the section as a tag, then debtags by name."""
     debtags = sorted({tag.strip() for tag in fields.get("Tag", "").split(",")} - {""})
     return (f"section::{fields.get('Section', 'unknown')}", *debtags)
 
@@ -82,7 +82,7 @@ def relations(packages: Mapping[str, Package]) -> set[Triple]:
 
 
 def _providers(packages: Iterable[Package]) -> dict[str, str]:
-    """The package that stands for every virtual name: the alphabetically first that provides it."""
+    """Find the package that stands for every virtual name: the alphabetically first that provides it."""
     providers: dict[str, str] = {}
     for package in packages:
         for entry in package.fields.get("Provides", "").split(","):
@@ -93,7 +93,7 @@ def _providers(packages: Iterable[Package]) -> dict[str, str]:
 
 
 def _targets(relation: str, packages: Mapping[str, Package], providers: Mapping[str, str]) -> Iterator[str]:
-    """The package that each entry of a relation field names: of alternatives, the first that exists."""
+    """Yield the package that each entry of a relation field names: of alternatives, the first that exists."""
     for entry in relation.split(","):
         for alternative in entry.split("|"):
             name = _NAME.match(alternative.strip())

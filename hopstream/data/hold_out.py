@@ -16,7 +16,7 @@ HOLD_OUT_SEED = 1
 
 
 def stable_hashes(ids: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """A 64-bit number per id that is the same on every machine: u8[len(ids)]."""
+    """Give every id a 64-bit number that is the same on every machine: u8[len(ids)]."""
     salt = seed.to_bytes(16, "little")
     digests = b"".join(blake2b(text.encode(), digest_size=8, salt=salt).digest() for text in ids)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
@@ -64,7 +64,7 @@ def hold_out(
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: every bit of the input moves every bit of the output."""
+    """Apply the finaliser of splitmix64: every bit of the input moves every bit of the output."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -32,11 +32,12 @@ README = """\
 # The sample catalogue: what Debian's packages need of each other
 
 Items are binary packages; a "user" is a source package; its behaviours are what any of its binary packages
-`depends` on (Pre-Depends too), `recommends` and `suggests`, among the packages of *other* sources. Of alternatives
-(`a | b`) the first that exists counts; a virtual package stands for the alphabetically first one that provides it.
+`depends` on (Pre-Depends too), `recommends` and `suggests`, among the packages of *other* sources. Of
+alternatives (`a | b`) the first that exists counts; a virtual package stands for the alphabetically first one
+that provides it.
 
-Which packages count: those that at least two other source packages relate to; which source packages: those with at
-least two such packages. Both rules are applied until nothing is left to drop (their common fixed point).
+Which packages count: those that at least two other source packages relate to; which source packages: those
+with at least two such packages. Both rules are applied until neither drops anything (their fixed point).
 
 | | |
 |---|---|
@@ -46,25 +47,26 @@ least two such packages. Both rules are applied until nothing is left to drop (t
 | behaviours to train on | {train:,} ({train_behaviors}) |
 | held out | {held_out:,} pairs of {held_out_users:,} users |
 
-Held out for measuring: a seeded tenth (rounded down, so at least one) of the items of every basket of ten or more,
-with all their behaviours. An item's text is its name and its one-line description; its tags are `section::…` and
-Debian's debtags, by name, at most {max_tags} ({cut} {items_word} more, cut from the end). The files are RecBole atomic
-files; the order of their lines is a seeded shuffle and says nothing.
+Held out for measuring: a seeded tenth (rounded down, so at least one) of the items of every basket of ten or
+more, with all their behaviours. An item's text is its name and its one-line description; its tags are
+`section::…` and its debtags, in the order of their names, at most {max_tags} ({cut} of the items had more,
+cut from the end). The files are RecBole atomic files; the order of their lines is a seeded shuffle and says
+nothing.
 
 ## Origin and licence
 
 {origin}
-Taken from `apt-cache dumpavail` on {date}; made by `hopstream/data/make_debian_sample.py`. Only package names,
-relations, sections, tags and one-line descriptions are here: metadata that Debian publishes for its `main`, where all
-is free by the Debian Free Software Guidelines. A description comes from its package's `debian/control`; its authors and
-its licence are named in that package's `debian/copyright` (`/usr/share/doc/PACKAGE/copyright` once installed, or
-https://tracker.debian.org/pkg/SOURCE). Debian is a registered trademark of Software in the Public Interest, Inc.;
-nobody there endorses this use.
+From `apt-cache dumpavail` on {date}, made by `hopstream/data/make_debian_sample.py`. Only package names,
+relations, sections, tags and one-line descriptions are here: metadata that Debian publishes for its `main`,
+where all is free by the Debian Free Software Guidelines. A description comes from its package's
+`debian/control`; its authors and its licence are named in that package's `debian/copyright`
+(`/usr/share/doc/PACKAGE/copyright` once installed, or https://tracker.debian.org/pkg/SOURCE). Debian is a
+registered trademark of Software in the Public Interest, Inc.; nobody there endorses this use.
 """
 
 
 def make_sample(dump: str, origin: str, date: str, out: Path) -> str:
-    """Write the sample made of ``dump`` (the output of ``apt-cache dumpavail``) to ``out``; return its README."""
+    """Make the sample of ``dump`` (what ``apt-cache dumpavail`` prints) in ``out``; return its README."""
     packages = parse_packages(dump)
     triples = sorted(well_connected(relations(packages)))
     users = sorted({user for user, _, _ in triples})
@@ -88,7 +90,6 @@ def make_sample(dump: str, origin: str, date: str, out: Path) -> str:
         held_out_users=len({user for user, _, _ in test}),
         max_tags=MAX_TAGS,
         cut=cut,
-        items_word="item has" if cut == 1 else "items have",
         origin=origin,
         date=date,
     )
@@ -99,12 +100,9 @@ def make_sample(dump: str, origin: str, date: str, out: Path) -> str:
 def _held_out(triples: Sequence[Triple], users: Sequence[str], items: Sequence[str]) -> Sequence[bool]:
     user_codes = {user: code for code, user in enumerate(users)}
     item_codes = {item: code for code, item in enumerate(items)}
-    return hold_out(
-        np.array([user_codes[user] for user, _, _ in triples]),
-        np.array([item_codes[item] for _, item, _ in triples]),
-        users,
-        items,
-    ).tolist()
+    by_user = np.array([user_codes[user] for user, _, _ in triples])
+    by_item = np.array([item_codes[item] for _, item, _ in triples])
+    return [bool(is_held_out) for is_held_out in hold_out(by_user, by_item, users, items)]
 
 
 def _item_header() -> str:
@@ -135,16 +133,14 @@ def _dump() -> str:
 
 
 def _origin() -> tuple[str, str]:
-    """What the package lists are of, as Markdown, and the day of the newest of them."""
+    """Say what the package lists are of, as Markdown, and the day of the newest of them."""
     lines, dates = [], []
     for path in sorted(RELEASE_FILES.glob("*InRelease")):
         text = path.read_text(encoding="utf-8", errors="replace")
         release = {key: _release_field(text, key, path) for key in ("Origin", "Suite", "Codename", "Date")}
         day = parsedate_to_datetime(release["Date"]).astimezone(UTC)
         dates.append(day)
-        lines.append(
-            f"- {release['Origin']}, codename {release['Codename']} ({release['Suite']}), {day:%Y-%m-%d}\n"
-        )
+        lines.append(f"- {release['Origin']}, codename {release['Codename']} ({release['Suite']}), {day:%Y-%m-%d}\n")
     return "".join(lines), f"{max(dates, default=datetime.now(UTC)):%Y-%m-%d}"
 
 

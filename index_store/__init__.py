@@ -1,0 +1,71 @@
+"""The index on Redis: columns, ids, source records, histories and the log that mirrors follow.
+
+Start with `connect`, then `IndexStore` for generations, `ShardWriter` to write a shard, `Follower` to mirror it,
+`Sources` for what items were made of, `HistoryStore` for what users did.
+"""
+
+from index_store.batch import MAX_BATCH_BYTES, Batch, Change
+from index_store.checkpoint import Checkpoint, check_stream
+from index_store.connection import Server, connect
+from index_store.errors import (
+    BatchTooLarge,
+    GenerationMismatch,
+    InvalidBatch,
+    LayoutMismatch,
+    LogGap,
+    NotTaken,
+    OutcomeUnknown,
+    SequenceConflict,
+    StaleEpoch,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    StreamChanged,
+    UnknownGeneration,
+    UnsuitableServer,
+)
+from index_store.follower import Follower, Snapshot
+from index_store.generations import LAYOUT, Column, GenerationInfo, IndexStore
+from index_store.histories import BUCKETS, History, HistoryEvent, HistoryStore, bucket_of
+from index_store.sources import Sources
+from index_store.writer import Outcome, Position, ShardWriter
+
+__all__ = [
+    "BUCKETS",
+    "LAYOUT",
+    "MAX_BATCH_BYTES",
+    "Batch",
+    "BatchTooLarge",
+    "Change",
+    "Checkpoint",
+    "Column",
+    "Follower",
+    "GenerationInfo",
+    "GenerationMismatch",
+    "History",
+    "HistoryEvent",
+    "HistoryStore",
+    "IndexStore",
+    "InvalidBatch",
+    "LayoutMismatch",
+    "LogGap",
+    "NotTaken",
+    "Outcome",
+    "OutcomeUnknown",
+    "Position",
+    "SequenceConflict",
+    "Server",
+    "ShardWriter",
+    "Snapshot",
+    "Sources",
+    "StaleEpoch",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "StreamChanged",
+    "UnknownGeneration",
+    "UnsuitableServer",
+    "bucket_of",
+    "check_stream",
+    "connect",
+]

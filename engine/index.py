@@ -1,0 +1,144 @@
+"""A shard in memory: columns over rows, changed between two steps only."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from engine.errors import InvalidColumns
+from engine.metric import Metric
+
+Writes = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
+"""Column name → [(rows int64[n], values [n, width]), …], in the order in which they apply."""
+
+NO_NEIGHBOR = -1
+DEFAULT_SEEDS = 32
+"""Rows that a search starts from beside its user's own: the best by prior, and points spread over the space."""
+
+
+class ItemIndex:
+    """The columns of a shard as the search needs them.
+
+    versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
+    changes whenever the item in it does.
+    state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
+    attributes: int64[rows, T], hashes of the tags of an item, 0 for none.
+    """
+
+    def __init__(
+        self, metric: Metric, degree: int, attribute_width: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
+        self.metric = metric
+        self.degree = degree
+        self.device = torch.device(device)
+        self.rows = 0
+        self.versions = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self.neighbors = torch.zeros(0, degree, dtype=torch.int32, device=self.device)
+        self.attributes = torch.zeros(0, attribute_width, dtype=torch.int64, device=self.device)
+        self.state = metric.encode_items(
+            torch.zeros(0, metric.dimensions, device=self.device),
+            torch.zeros(0, metric.bias_width, device=self.device),
+        )
+        self.seeds = torch.zeros(0, dtype=torch.int64, device=self.device)
+
+    @property
+    def points(self) -> torch.Tensor:
+        """What the graph is built on, float32[rows, G]."""
+        return self.metric.item_vectors(self.state)
+
+    @property
+    def live(self) -> torch.Tensor:
+        """bool[rows]: which rows hold an item."""
+        return self.versions > 0
+
+    def load(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Take over whole columns (`vectors`, `biases`, `neighbors`, `attributes`, `versions`), all of one length."""
+        self.rows = 0
+        rows = np.arange(len(columns["versions"]))
+        self.apply({name: [(rows, values)] for name, values in columns.items()}, len(rows))
+
+    def apply(self, writes: Writes, rows: int) -> None:
+        """Write changed rows; ``rows`` is the number of rows from now on.
+
+        Raises InvalidColumns when a value does not fit: a search over a broken index is worse than none.
+        """
+        if rows < self.rows:
+            raise InvalidColumns(f"rows went from {self.rows} to {rows}: rows are never given up")
+        self._reserve(rows)
+        self.rows = rows
+        try:
+            self._write(writes)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise InvalidColumns(f"a change does not fit the index: {error}") from error
+        if "versions" in writes:
+            self.seeds = self._choose_seeds()
+
+    def matching(self, attributes: Sequence[int]) -> np.ndarray:
+        """bool[rows]: the live rows that carry every one of the attribute hashes."""
+        mask = self.live[: self.rows].clone()
+        for attribute in attributes:
+            mask &= (self.attributes[: self.rows] == attribute).any(dim=1)
+        return mask.cpu().numpy()
+
+    def _write(self, writes: Writes) -> None:
+        for rows, values in writes.get("neighbors", ()):
+            if values.size and not NO_NEIGHBOR <= values.min() <= values.max() < self.rows:
+                raise InvalidColumns(f"neighbors outside of the {self.rows} rows")
+            self.neighbors[self._rows(rows)] = self._tensor(values, torch.int32)
+        self._write_state(writes.get("vectors", ()), writes.get("biases", ()))
+        for rows, values in writes.get("attributes", ()):
+            self.attributes[self._rows(rows)] = self._tensor(values, torch.int64)
+        for rows, values in writes.get("versions", ()):
+            self.versions[self._rows(rows)] = self._tensor(values.reshape(-1), torch.int64)
+
+    def _write_state(
+        self,
+        vectors: Sequence[tuple[np.ndarray, np.ndarray]],
+        biases: Sequence[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        if not self.metric.bias_width:
+            biases = [(rows, np.zeros((len(rows), 0), dtype=np.float32)) for rows, _ in vectors]
+        for (rows, values), (bias_rows, bias_values) in zip(vectors, biases, strict=True):
+            if not np.array_equal(rows, bias_rows):
+                raise InvalidColumns("vectors and biases of different rows: an item has both or neither")
+            if not (np.isfinite(values).all() and np.isfinite(bias_values).all()):
+                raise InvalidColumns("vectors or biases that are not finite")
+            self.state[self._rows(rows)] = self.metric.encode_items(
+                self._tensor(values, torch.float32), self._tensor(bias_values, torch.float32)
+            )
+
+    def _rows(self, rows: np.ndarray) -> torch.Tensor:
+        return self._tensor(rows, torch.int64)
+
+    def _tensor(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        moved: torch.Tensor = torch.as_tensor(np.ascontiguousarray(values)).to(device=self.device, dtype=dtype)
+        return moved
+
+    def _reserve(self, rows: int) -> None:
+        """Grow the columns to hold ``rows``, by half more than needed so that growing stays rare."""
+        if rows <= len(self.versions):
+            return
+        capacity = max(1024, rows + rows // 2)
+        self.versions = _grown(self.versions, capacity, 0)
+        self.neighbors = _grown(self.neighbors, capacity, NO_NEIGHBOR)
+        self.attributes = _grown(self.attributes, capacity, 0)
+        self.state = _grown(self.state, capacity, 0)
+
+    def _choose_seeds(self) -> torch.Tensor:
+        """Half the best rows by prior, half evenly spread over the live rows; int64[≤ DEFAULT_SEEDS]."""
+        live = torch.nonzero(self.live[: self.rows])[:, 0]
+        if len(live) <= DEFAULT_SEEDS:
+            return live
+        prior = self.metric.prior(self.state[live])
+        spread = DEFAULT_SEEDS if prior is None else DEFAULT_SEEDS // 2
+        chosen = live[torch.linspace(0, len(live) - 1, spread, device=self.device).long()]
+        if prior is not None:
+            best = live[torch.topk(prior, DEFAULT_SEEDS - spread).indices]
+            chosen = torch.cat([best, chosen])
+        return torch.unique(chosen)
+
+
+def _grown(column: torch.Tensor, capacity: int, fill: int) -> torch.Tensor:
+    grown = torch.full((capacity, *column.shape[1:]), fill, dtype=column.dtype, device=column.device)
+    grown[: len(column)] = column
+    return grown

@@ -63,7 +63,10 @@ class RequestHeaders:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Where a record came from and why it could not be read; `attempt` counts from 1."""
+    """Where a record came from and why it could not be read; `attempt` counts from 1.
+
+    A reason longer than 1,024 bytes is cut: better half a reason than a record lost for want of a short one.
+    """
 
     topic: str
     partition: int
@@ -75,7 +78,10 @@ class DeadLetter:
         _topic(ORIGIN_TOPIC, self.topic)
         rules.integer(ORIGIN_PARTITION, self.partition, 0, _MAX_PARTITION)
         rules.integer(ORIGIN_OFFSET, self.offset, 0, rules.MAX_COUNT)
-        rules.text(REASON, self.reason, _MAX_REASON_BYTES)
+        if not isinstance(self.reason, str):
+            raise MalformedMessage(REASON, f"expected a string, got {type(self.reason).__name__}")
+        reason = self.reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore")
+        object.__setattr__(self, "reason", reason)
         rules.integer(ATTEMPT, self.attempt, 1, rules.MAX_COUNT)
 
 

@@ -97,6 +97,12 @@ def test_an_ill_formed_trace_costs_the_trace_only() -> None:
     assert parse_request([*headers, ("traceparent", b"nonsense")]).traceparent is None
 
 
+def test_a_long_reason_is_cut() -> None:
+    """A reason of any length and content makes a dead letter, cut between two characters."""
+    assert DeadLetter("a.items", 0, 5, "x" + "é" * 1000).reason == "x" + "é" * 511
+    assert DeadLetter("a.items", 0, 5, "\ud800").reason == "?"
+
+
 def test_a_second_death_replaces_the_first() -> None:
     """A dead letter that was replayed and failed again carries one origin, the newest."""
     first = format_dead_letter([("x", b"1")], DeadLetter("a.items", 0, 5, "empty"))

@@ -1,0 +1,38 @@
+"""Everything that writes to Kafka: requests, responses, items, behaviours, dead letters.
+
+A `Writer` owns one connection; the producers beside it say what goes to which topic under which key. One writer
+serves any number of them.
+"""
+
+from producers.dead_letters import DeadLetterProducer
+from producers.errors import (
+    DeliveryFailed,
+    LoadStalled,
+    ProducerError,
+    QueueFull,
+    ReplyNotAllowed,
+    Undelivered,
+)
+from producers.loader import LoadReport, load
+from producers.records import BehaviorProducer, ItemProducer
+from producers.requests import RequestProducer, ResponsePublisher
+from producers.writer import Delivery, OnDelivered, Writer
+
+__all__ = [
+    "BehaviorProducer",
+    "DeadLetterProducer",
+    "Delivery",
+    "DeliveryFailed",
+    "ItemProducer",
+    "LoadReport",
+    "LoadStalled",
+    "OnDelivered",
+    "ProducerError",
+    "QueueFull",
+    "ReplyNotAllowed",
+    "RequestProducer",
+    "ResponsePublisher",
+    "Undelivered",
+    "Writer",
+    "load",
+]

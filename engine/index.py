@@ -40,6 +40,7 @@ class ItemIndex:
             torch.zeros(0, metric.bias_width, device=self.device),
         )
         self.seeds = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._reserve(1)
 
     @property
     def points(self) -> torch.Tensor:

@@ -1,0 +1,66 @@
+"""Small random indexes for the tests of the engine."""
+
+import numpy as np
+import torch
+
+from engine.graph import GraphParams, plan_insert
+from engine.index import ItemIndex
+from engine.metric import InnerProduct, Metric
+from engine.mlp_metric import MlpMetric
+from engine.query import Query, SearchParams
+
+DIMENSIONS = 12
+
+
+def mlp_metric(seed: int = 0) -> MlpMetric:
+    """A learned metric with random parameters for two behaviours."""
+    rng = np.random.default_rng(seed)
+    return MlpMetric(DIMENSIONS, rng.normal(0, 0.2, (3, 2)).astype(np.float32), touched_bonus=0.4, target=1)
+
+
+METRICS = {"mlp": mlp_metric, "inner_product": lambda: InnerProduct(DIMENSIONS)}
+
+
+def insert(
+    index: ItemIndex, rows: np.ndarray, vectors: np.ndarray, biases: np.ndarray, version: int, params: GraphParams
+) -> None:
+    """Plan and apply the insert of one batch."""
+    state = index.metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
+    change = plan_insert(index, rows, index.metric.item_vectors(state), params)
+    index.apply(
+        {
+            "vectors": [(rows, vectors)],
+            "biases": [(rows, biases)],
+            "versions": [(rows, np.full((len(rows), 1), version))],
+            "neighbors": [(change.rows, change.neighbors)],
+        },
+        max(index.rows, int(rows.max()) + 1),
+    )
+
+
+def random_index(
+    metric: Metric, rows: int, seed: int = 0, batch: int = 100, degree: int = 8, params: GraphParams | None = None
+) -> ItemIndex:
+    """An index of normally distributed items, inserted in batches."""
+    rng = np.random.default_rng(seed)
+    index = ItemIndex(metric, degree)
+    vectors = rng.normal(size=(rows, DIMENSIONS)).astype(np.float32)
+    biases = rng.normal(0, 0.3, (rows, metric.bias_width)).astype(np.float32)
+    for version, start in enumerate(range(0, rows, batch), start=1):
+        part = np.arange(start, min(rows, start + batch))
+        insert(index, part, vectors[part], biases[part], version, params or GraphParams(candidates=24))
+    return index
+
+
+def random_query(rng: np.random.Generator, index: ItemIndex, params: SearchParams) -> Query:
+    """A query of up to a dozen history items, some of them excluded, sometimes with a filter or a vector."""
+    live = np.flatnonzero(index.versions[: index.rows].numpy() > 0)
+    history = rng.choice(live, min(len(live), int(rng.integers(0, 12))), replace=False)
+    return Query(
+        params,
+        history_rows=history,
+        history_codes=rng.integers(0, 3, len(history)).astype(np.int8),
+        vector=rng.normal(size=DIMENSIONS).astype(np.float32) if rng.random() < 0.3 else None,
+        excluded=history[: len(history) // 2],
+        mask=rng.random(index.rows) < rng.random() if rng.random() < 0.3 else None,
+    )

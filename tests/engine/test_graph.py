@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InvalidColumns
+from engine.graph import GraphParams, plan_delete, plan_insert
+from engine.index import NO_NEIGHBOR, ItemIndex
+from tests.engine.indexes import DIMENSIONS, METRICS, mlp_metric, random_index
+
+
+def check_adjacency(index: ItemIndex) -> None:
+    """No row links to itself, twice to another, or to a row without an item."""
+    live = index.versions[: index.rows].numpy() > 0
+    for row, links in enumerate(index.neighbors[: index.rows].tolist()):
+        present = [link for link in links if link != NO_NEIGHBOR]
+        assert row not in present
+        assert len(set(present)) == len(present)
+        assert all(live[link] for link in present)
+        assert links == present + [NO_NEIGHBOR] * (len(links) - len(present))
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("exact_below", [50_000, 0])
+def test_a_built_graph_is_sound(name: str, exact_below: int) -> None:
+    """Whether candidates come from comparing or from walking: sound adjacency, everything reachable."""
+    params = GraphParams(candidates=24, exact_below=exact_below)
+    index = random_index(METRICS[name](), rows=400, batch=40, params=params)
+    check_adjacency(index)
+    seen, frontier = {0}, [0]
+    while frontier:
+        links = {link for row in frontier for link in index.neighbors[row].tolist() if link != NO_NEIGHBOR}
+        frontier = list(links - seen)
+        seen |= links
+    assert len(seen) > 390
+
+
+@given(st.integers(0, 2**32), st.integers(1, 60))
+@settings(max_examples=20, deadline=None)
+def test_nothing_links_to_a_deleted_row(seed: int, count: int) -> None:
+    """After a planned delete is applied no row links to what is gone, and the rest stays sound."""
+    rng = np.random.default_rng(seed)
+    index = random_index(mlp_metric(), rows=150)
+    gone = rng.choice(150, count, replace=False)
+    change = plan_delete(index, gone, GraphParams(candidates=24))
+    index.apply(
+        {"neighbors": [(change.rows, change.neighbors)], "versions": [(gone, np.full((count, 1), -5))]}, index.rows
+    )
+    check_adjacency(index)
+    assert (index.neighbors[torch.from_numpy(gone)] == NO_NEIGHBOR).all()
+
+
+def test_a_plan_touches_nothing() -> None:
+    """Planning reads the index and leaves every column as it was."""
+    index = random_index(mlp_metric(), rows=100)
+    before = [column.clone() for column in (index.versions, index.neighbors, index.state)]
+    plan_insert(index, np.array([100, 101]), torch.randn(2, DIMENSIONS), GraphParams())
+    plan_delete(index, np.array([3]), GraphParams())
+    after = (index.versions, index.neighbors, index.state)
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_the_nearest_row_is_linked() -> None:
+    """An item next to another one is linked with it, both ways."""
+    index = random_index(mlp_metric(), rows=200)
+    beside = index.points[17:18] + 1e-3
+    change = plan_insert(index, np.array([200]), beside, GraphParams(candidates=24))
+    adjacency = dict(zip(change.rows.tolist(), change.neighbors.tolist(), strict=True))
+    assert adjacency[200][0] == 17
+    assert adjacency[17][0] == 200
+
+
+def test_an_update_in_place_is_linked_anew() -> None:
+    """A row whose vector moved gets the neighbours of its new place."""
+    index = random_index(mlp_metric(), rows=200)
+    change = plan_insert(index, np.array([4]), index.points[90:91] + 1e-3, GraphParams(candidates=24))
+    adjacency = dict(zip(change.rows.tolist(), change.neighbors.tolist(), strict=True))
+    assert adjacency[4][0] == 90
+    assert 4 not in adjacency[4]
+
+
+def test_graph_parameters_are_checked() -> None:
+    """α below 1 would prune everything."""
+    with pytest.raises(InvalidColumns, match="alpha"):
+        GraphParams(alpha=0.5)

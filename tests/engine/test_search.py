@@ -1,0 +1,176 @@
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InvalidColumns, InvalidQuery
+from engine.graph import GraphParams
+from engine.index import ItemIndex
+from engine.query import Answer, Query, SearchParams, Stop
+from engine.search import ParallelSearch, exhaustive, search
+from tests.engine.indexes import METRICS, insert, mlp_metric, random_index, random_query
+
+INDEXES = {name: random_index(make(), rows=300) for name, make in METRICS.items()}
+
+
+def same(left: Answer, right: Answer) -> bool:
+    """Equal rows and equal bits of the scores."""
+    return np.array_equal(left.rows, right.rows) and np.array_equal(left.scores, right.scores)
+
+
+@given(st.sampled_from(sorted(METRICS)), st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_unlimited_search_is_exhaustive(name: str, seed: int, k: int, width: int) -> None:
+    """With no budget and a beam as large as the catalogue the answer is the exhaustive one, bit by bit."""
+    index = INDEXES[name]
+    params = SearchParams(k=k, beam=index.rows, width=width)
+    query = random_query(np.random.default_rng(seed), index, params)
+    [found], [expected] = search(index, [query]), exhaustive(index, [query])
+    assert same(found, expected)
+
+
+@given(st.sampled_from(sorted(METRICS)), st.integers(0, 2**32), st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int, lanes: int) -> None:
+    """Alone or among strangers of other beams, widths and budgets: the same bits."""
+    rng = np.random.default_rng(seed)
+    index = INDEXES[name]
+    queries = [
+        random_query(
+            rng,
+            index,
+            SearchParams(
+                k=int(rng.integers(1, 15)),
+                beam=int(rng.integers(15, 60)),
+                width=int(rng.integers(1, 9)),
+                budget=int(rng.integers(1, 300)),
+            ),
+        )
+        for _ in range(12)
+    ]
+    together = search(index, queries, lanes)
+    alone = [search(index, [query], lanes=1)[0] for query in queries]
+    assert all(map(same, together, alone))
+    assert [answer.evaluations for answer in together] == [answer.evaluations for answer in alone]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 400))
+@settings(max_examples=25, deadline=None)
+def test_a_budget_is_never_overspent(seed: int, budget: int) -> None:
+    """No query scores more pairs than its budget, and what it returns was allowed."""
+    index = INDEXES["mlp"]
+    query = random_query(np.random.default_rng(seed), index, SearchParams(budget=budget))
+    [answer] = search(index, [query])
+    assert answer.evaluations <= budget
+    assert not set(answer.rows) & set(query.excluded)
+    assert query.mask is None or query.mask[answer.rows].all()
+    assert (np.diff(answer.scores) <= 0).all()
+
+
+def test_a_narrow_search_finds_most_of_it() -> None:
+    """The default beam reaches a good recall on random data while it leaves part of the catalogue unseen."""
+    rng = np.random.default_rng(1)
+    index = random_index(mlp_metric(), rows=1500, degree=16)
+    queries = [replace(random_query(rng, index, SearchParams()), mask=None) for _ in range(60)]
+    found, expected = search(index, queries), exhaustive(index, queries)
+    recall = np.mean([len(set(a.rows) & set(b.rows)) / 10 for a, b in zip(found, expected, strict=True)])
+    share = np.mean([answer.evaluations for answer in found]) / index.rows
+    assert recall > 0.8
+    assert share < 0.5
+
+
+def test_an_empty_index_answers_nothing() -> None:
+    """No items: an empty answer at once, not an error."""
+    [answer] = search(ItemIndex(mlp_metric(), degree=8), [Query()])
+    assert len(answer.rows) == 0
+    assert answer.evaluations == 0
+
+
+def test_rows_that_changed_while_a_lane_ran_are_dropped() -> None:
+    """A lane outlives a change: what it scored and what changed since is not in its answer, the rest is."""
+    index = random_index(mlp_metric(), rows=120)
+    params = SearchParams(k=5, beam=120, width=1)
+    running = ParallelSearch(index, lanes=2)
+    [lane] = running.admit([Query(params)])
+    running.step()
+    before = running.lanes.results.rows[lane].clone()
+    gone, moved = int(before[0]), int(before[1])
+    index.apply({"versions": [(np.array([gone, moved]), np.array([[-9], [9]]))]}, index.rows)
+    answer = None
+    while answer is None:
+        answer = next((answer for _, answer in running.step()), None)
+    assert not {gone, moved} & set(answer.rows)
+    assert len(answer.rows) == 3
+
+
+def test_rows_added_while_a_lane_runs_can_be_found() -> None:
+    """An index may grow under a running lane; the lane walks into the new rows."""
+    index = random_index(mlp_metric(), rows=60)
+    running = ParallelSearch(index, lanes=1)
+    running.admit([Query(SearchParams(k=1, beam=2000, width=1))])
+    running.step()
+    rng = np.random.default_rng(0)
+    rows = np.arange(60, 1100)
+    biases = rng.normal(0, 0.3, (len(rows), 4)).astype(np.float32)
+    biases[-1] = 50
+    insert(index, rows, rng.normal(size=(len(rows), 12)).astype(np.float32), biases, 7, GraphParams(candidates=24))
+    answers: list[tuple[int, Answer]] = []
+    while not answers:
+        answers = running.step()
+    assert answers[0][1].rows.tolist() == [1099]
+
+
+def test_a_deadline_ends_a_search_with_the_best_so_far() -> None:
+    """A query whose time is up leaves after the step it is in."""
+    query = Query(SearchParams(k=3, beam=300, width=1), deadline=time.monotonic())
+    [answer] = search(INDEXES["mlp"], [query])
+    assert answer.stop is Stop.DEADLINE
+    assert len(answer.rows) == 3
+
+
+def test_a_filter_that_matches_little_is_exact() -> None:
+    """When few rows match, all of them are scored and nothing else is."""
+    index = INDEXES["mlp"]
+    mask = np.zeros(index.rows, dtype=bool)
+    mask[[3, 77, 205]] = True
+    [answer] = search(index, [Query(mask=mask)])
+    assert sorted(answer.rows) == [3, 77, 205]
+    assert answer.evaluations == 3
+
+
+@pytest.mark.parametrize("field", ["history_rows", "excluded"])
+def test_rows_outside_of_the_index_are_refused(field: str) -> None:
+    """A row that does not exist is an error that names the field, not a crash in a kernel."""
+    query = Query(history_codes=np.zeros(int(field == "history_rows"), dtype=np.int8), **{field: np.array([300])})
+    with pytest.raises(InvalidQuery, match=field):
+        search(INDEXES["mlp"], [query])
+
+
+@pytest.mark.parametrize(
+    ("values", "field"), [({"k": 0}, "k"), ({"beam": 3}, "beam"), ({"width": 0}, "width"), ({"budget": -1}, "budget")]
+)
+def test_search_parameters_are_checked(values: dict[str, int], field: str) -> None:
+    """Each parameter that makes no sense is named."""
+    with pytest.raises(InvalidQuery) as caught:
+        SearchParams(**values)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("writes", "problem"),
+    [
+        ({"neighbors": [(np.array([0]), np.full((1, 8), 500))]}, "neighbors outside"),
+        (
+            {"vectors": [(np.array([0]), np.full((1, 12), np.nan))], "biases": [(np.array([0]), np.zeros((1, 4)))]},
+            "finite",
+        ),
+        ({"neighbors": [(np.array([0]), np.zeros((1, 3)))]}, "does not fit"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_refused(writes: dict, problem: str) -> None:
+    """Broken columns raise; they are never searched."""
+    with pytest.raises(InvalidColumns, match=problem):
+        random_index(mlp_metric(), rows=50).apply(writes, 50)

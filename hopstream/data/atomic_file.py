@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hopstream.errors import DataError
+from messages import MalformedMessage
+from messages.rules import MAX_ID_BYTES, identifier
 
-__all__ = ["MAX_FILE_BYTES", "MAX_ID_BYTES", "AtomicFile", "read_atomic_file"]
+__all__ = ["MAX_FILE_BYTES", "AtomicFile", "read_atomic_file"]
 
 MAX_FILE_BYTES = 2 << 30  # unpacked: a small .xz can hold far more than memory does
-MAX_ID_BYTES = 256  # what a message may carry as an id
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
@@ -40,7 +41,7 @@ class AtomicFile:
         return DataError(self.path, row + 2, problem)
 
     def ids(self, name: str) -> list[str]:
-        """Give a column whose values name something: present, short enough, free of control characters.
+        """Give a column whose values name something, by the rules that messages have for ids.
 
         Raises:
             DataError: there is no such column, or one of its values is no id.
@@ -49,8 +50,11 @@ class AtomicFile:
             raise DataError(self.path, 1, f"no column {name}:token; the header has {self._header()}")
         column = self.columns[name]
         for value in set(column):
-            if problem := _problem_with_id(value):
-                raise self.fault(column.index(value), f"{name} {problem}")
+            try:
+                identifier(name, value)
+            except MalformedMessage as error:
+                problem = f"{error}: {value[:40]!r}; give 1 to {MAX_ID_BYTES} bytes of printable text"
+                raise self.fault(column.index(value), problem) from error
         return column
 
     def numbers(self, name: str) -> NDArray[np.float64]:
@@ -132,16 +136,6 @@ def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
-
-
-def _problem_with_id(value: str) -> str | None:
-    if not value:
-        return "is empty"
-    if len(value.encode()) > MAX_ID_BYTES:
-        return f"is longer than {MAX_ID_BYTES} bytes: {value[:40]!r}…"
-    if not value.isprintable() and any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
-        return f"has a control character: {value[:40]!r}"
-    return None
 
 
 def _is_number(value: str) -> bool:

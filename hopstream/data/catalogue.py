@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hopstream.data.atomic_file import MAX_ID_BYTES, AtomicFile
+from hopstream.data.atomic_file import AtomicFile
+from messages import MalformedMessage
+from messages.rules import identifier
 
 __all__ = ["MAX_TAGS", "MAX_TEXT_BYTES", "Catalogue", "catalogue_of"]
 
@@ -57,15 +59,23 @@ def _rows(file: AtomicFile, names: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _tags(file: AtomicFile, names: list[str], row: int) -> Iterator[str]:
-    """Yield the distinct tags of one item, in the order of the file; one too long to be an id is left out."""
+    """Yield the distinct tags of one item, in the order of the file; one that no message could carry is left out."""
     seen = set()
     for name in names:
         value = file.columns[name][row]
         for word in value.split() if file.types[name] == "token_seq" else filter(None, [value.strip()]):
             tag = word if name == "tags" else f"{name}::{word}"
-            if tag not in seen and len(tag.encode()) <= MAX_ID_BYTES:
+            if tag not in seen and _fits_a_message(tag):
                 seen.add(tag)
                 yield tag
+
+
+def _fits_a_message(tag: str) -> bool:
+    try:
+        identifier("tag", tag)
+    except MalformedMessage:
+        return False
+    return True
 
 
 def _cut(text: str) -> str:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 _BROKER = """
 import sys
@@ -34,8 +35,11 @@ def mock_kafka() -> Iterator[str]:
             process.kill()
 
 
-def consume(address: str, topic: str, count: int, timeout_s: float = 20.0) -> list[Message]:
-    """Return the first `count` messages of all partitions of a topic, in the order of arrival."""
+def consume(address: str, topic: str, count: int, timeout_s: float = 20.0) -> list[Any]:
+    """Return the first `count` messages of all partitions of a topic, in the order of arrival.
+
+    They are confluent_kafka's `Message`, whose annotations allow much that never comes from a topic.
+    """
     with reader(address, topic) as consumer:
         messages = consumer.consume(count, timeout_s)
     if len(messages) < count or any(message.error() for message in messages):
@@ -51,6 +55,8 @@ def reader(address: str, topic: str) -> Iterator[Consumer]:
         "group.id": "tests",
         "enable.auto.commit": False,
         "fetch.wait.max.ms": 10,
+        "queued.max.messages.kbytes": 512,  # what a test has not read yet stays in the broker
+        "fetch.queue.backoff.ms": 10,
         "log_level": 0,
     }
     consumer = Consumer(settings)

@@ -88,7 +88,7 @@ def encode(batch: Batch, info: GenerationInfo, keys: ShardKeys) -> Encoded:
     header = msgpack.packb([
         batch.rows,
         header_columns,
-        [part for pair in batch.ids_set.items() for part in pair],
+        [part for key, row in batch.ids_set.items() for part in (key, int(row))],
         list(batch.ids_deleted),
         None if batch.checkpoint is None else msgpack.unpackb(batch.checkpoint.pack()),
         sha1(sources, usedforsecurity=False).hexdigest(),  # so that the chain covers them
@@ -147,7 +147,7 @@ def _flatten(column: Column, pieces: Iterable[tuple[np.ndarray, np.ndarray]], ro
                 f"column {column.name!r}: {values.dtype}{list(values.shape)} for {len(where)} rows, "
                 f"wanted {column.dtype}[{len(where)}, {column.width}]"
             )
-        if len(where) and (where.dtype.kind not in "iu" or where.min() < 0 or where.max() >= rows):
+        if where.ndim != 1 or (len(where) and (where.dtype.kind not in "iu" or where.min() < 0 or where.max() >= rows)):
             raise InvalidBatch(f"column {column.name!r}: rows must be integers in [0, {rows})")
         all_rows.append(where.astype(np.int64))
         parts.append(values.tobytes())

@@ -57,15 +57,12 @@ class Server:
 
     def ask_all(self, commands: Sequence[Sequence[Argument]], *, atomic: bool = False) -> list[Any]:
         """Run commands in one round trip, `atomic` ones as a transaction. Raises as `ask` does."""
-        answers = self._pipeline(commands, atomic)
-        for answer in answers:
-            if isinstance(answer, redis.RedisError):
-                raise _translate(answer) from answer
-        return answers
+        return _without_errors(self._pipeline(commands, atomic))
 
     def call(self, function: str, keys: Sequence[bytes | str], arguments: Sequence[Argument]) -> list[Any]:
         """Call a function of the library, loading the library when the server lacks it."""
-        return self.call_all(function, [(keys, arguments)])[0]
+        answer: list[Any] = self.call_all(function, [(keys, arguments)])[0]
+        return answer
 
     def call_all(self, function: str, calls: Sequence[tuple[Sequence[bytes | str], Sequence[Argument]]]) -> list[Any]:
         """Call a function many times in one round trip; several calls must bear being repeated."""
@@ -75,10 +72,7 @@ class Server:
         if any(isinstance(a, redis.ResponseError) and "Function not found" in str(a) for a in answers):
             self.ask("FUNCTION", "LOAD", "REPLACE", _LIBRARY)
             return self.ask_all(commands)
-        for answer in answers:
-            if isinstance(answer, redis.RedisError):
-                raise _translate(answer) from answer
-        return answers
+        return _without_errors(answers)
 
     def scan_hash(self, key: str, count: int = 5000) -> Iterator[Mapping[bytes, bytes]]:
         """Parts of a hash; a field may come twice, and one changed meanwhile with either value."""
@@ -122,6 +116,13 @@ def connect(url: str, *, writer: bool = False, timeout_s: float = 10.0) -> Serve
         server.close()
         raise
     return server
+
+
+def _without_errors(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, redis.RedisError):
+            raise _translate(answer) from answer
+    return answers
 
 
 def _translate(error: redis.RedisError) -> StoreError:

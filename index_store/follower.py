@@ -163,8 +163,8 @@ class Follower:
             chain = chain_of(place.chain, header, data)
             if seq != place.seq + 1 or chain != fields[b"c"]:
                 raise self._gap(f"the next entry is {seq}" if seq != place.seq + 1 else f"entry {seq} is another one")
-            place.epoch, place.seq, place.chain = epoch, seq, chain
             changes.append(decode(epoch, seq, header, data, self.info))
+            place.epoch, place.seq, place.chain = epoch, seq, chain
         return changes
 
     def _placed(self) -> _Place:

@@ -1,0 +1,127 @@
+"""Generations, fitness of the server, and whether a stream may be resumed."""
+
+from dataclasses import replace
+
+import pytest
+
+from index_store import (
+    Checkpoint,
+    Column,
+    GenerationInfo,
+    GenerationMismatch,
+    IndexStore,
+    LayoutMismatch,
+    Server,
+    StoreUnavailable,
+    StreamChanged,
+    UnknownGeneration,
+    UnsuitableServer,
+    check_stream,
+    connect,
+)
+from index_store.keys import ShardKeys
+from tests.servers import redis_server
+
+STORED = Checkpoint(next_offset=7, cluster_id="c", topic_id="t", partitions=4, timestamp_ms=1_000)
+SAME = {"cluster_id": "c", "topic_id": "t", "partitions": 4, "now_ms": 2_000, "delete_retention_ms": 1_000}
+
+
+def test_the_pointer_says_which_generation_answers(server: Server, info: GenerationInfo) -> None:
+    """Two generations live side by side; one of them is active, once one was activated."""
+    store = IndexStore(server, "shop")
+    assert store.active() is None
+    store.activate("g1")
+    second = replace(info, name="g2", metric_version="m2", shards=3)
+    store.create_generation(second)
+    assert store.active() == info
+    store.activate("g2")
+    assert store.active() == second
+    assert store.generations() == [info, second]
+
+
+def test_a_generation_is_created_once(server: Server, info: GenerationInfo) -> None:
+    """Creating it again as it is does nothing; otherwise it is refused; an unknown one is named."""
+    store = IndexStore(server, "shop")
+    store.create_generation(info)
+    with pytest.raises(GenerationMismatch, match="new name"):
+        store.create_generation(replace(info, artefact_sha256="1" * 64))
+    with pytest.raises(UnknownGeneration, match="nope"):
+        store.activate("nope")
+    with pytest.raises(ValueError, match="shop"):
+        store.create_generation(replace(info, index="other"))
+
+
+def test_an_artefact_is_bound_to_its_generation(info: GenerationInfo) -> None:
+    """Another artefact than the one a generation was made with is refused."""
+    info.require_artefact(info.artefact_sha256)
+    with pytest.raises(GenerationMismatch, match="file:///metric"):
+        info.require_artefact("1" * 64)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "a:b"}, {"index": ""}, {"shards": 0}, {"columns": ()}, {"block_rows": 1 << 30}],
+)
+def test_senseless_metadata_are_refused(info: GenerationInfo, wrong: dict) -> None:
+    """Names that would break keys, and sizes that cannot be, never reach the store."""
+    with pytest.raises(ValueError, match=r"\w"):
+        replace(info, **wrong)
+
+
+def test_columns_are_numbers() -> None:
+    """A column is little-endian whatever the machine that made it says."""
+    assert Column("a", ">f4", 2).dtype == "<f4"
+    assert Column("a", "i8", 2).row_bytes == 16
+    for dtype, width in [("O", 1), ("f4", 0)]:
+        with pytest.raises(ValueError, match="numbers"):
+            Column("a", dtype, width)
+
+
+def test_another_layout_is_refused(server: Server, info: GenerationInfo) -> None:
+    """Keys of another layout version are never read or written."""
+    server.ask("SET", "{shop}:layout", 2)
+    with pytest.raises(LayoutMismatch, match="another name"):
+        IndexStore(server, "shop")
+
+
+def test_keys_of_a_shard_share_a_slot(server: Server) -> None:
+    """Everything that one batch touches, in whichever generation, hashes to one slot."""
+    keys = ShardKeys("shop", 3, "g1")
+    names = [keys.state, keys.ids, keys.log, keys.leases, keys.sources, keys.mark, keys.block("vectors", 9)]
+    names.append(ShardKeys("shop", 3, "g2").state)
+    assert len(set(names)) == 8
+    assert {name[: name.index("}") + 1] for name in names} == {"{shop:3}"}
+
+
+def test_a_server_that_drops_keys_is_refused() -> None:
+    """Any eviction policy but noeviction, and the message says which setting to change."""
+    with redis_server("--maxmemory-policy", "allkeys-lru") as url, pytest.raises(UnsuitableServer, match="noeviction"):
+        connect(url)
+
+
+def test_an_absent_server_is_unavailable() -> None:
+    """Nobody there is an error of this room."""
+    with pytest.raises(StoreUnavailable, match="is the server up"):
+        connect("unix:///nowhere/redis.sock", writer=True)
+
+
+def test_the_same_stream_is_resumed() -> None:
+    """The same topic, recently read, and an empty store are both fine."""
+    check_stream(STORED, **SAME)
+    check_stream(None, **SAME)
+    check_stream(STORED, **{**SAME, "now_ms": 10**15, "delete_retention_ms": None})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cluster_id": "x"}, "cluster"),
+        ({"topic_id": "x"}, "topic id"),
+        ({"partitions": 5}, "partition count"),
+        ({"now_ms": 2_001}, "delete.retention.ms"),
+    ],
+)
+def test_another_stream_is_refused(change: dict, named: str) -> None:
+    """Another cluster, topic or partition count, or an old state, is refused with a remedy."""
+    with pytest.raises(StreamChanged, match=f"{named}.*new generation"):
+        check_stream(STORED, **{**SAME, **change})

@@ -90,8 +90,9 @@ class EmbeddedServers:
         server = find_redis_server()
         self._folder = folder = _short_folder()
         arguments = [str(folder), str(server.path), str(self._brokers), str(self._start_timeout_s)]
-        try:
-            with _log_file(folder).open("wb") as log:
+        # Appending, so that reading here does not move where the servers write.
+        with (folder / "servers.log").open("a+b") as log:
+            try:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "hopstream.embedded", *arguments],
                     stdin=subprocess.PIPE,
@@ -99,11 +100,11 @@ class EmbeddedServers:
                     stderr=log,  # librdkafka says there that it mocks a cluster
                     start_new_session=True,
                 )
-            # The child has the same deadline and knows what it waits for: let it speak first.
-            return _read_addresses(cast("IO[bytes]", self._child.stdout), self._start_timeout_s + 5.0, folder)
-        except BaseException:
-            self.close()
-            raise
+                # The child has the same deadline and knows what it waits for: let it speak first.
+                return _read_addresses(self._child, self._start_timeout_s + 5.0, log)
+            except BaseException:
+                self.close()
+                raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -174,21 +175,19 @@ def _short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="hopstream-", dir="/tmp"))
 
 
-def _log_file(folder: Path) -> Path:
-    return folder / "servers.log"
-
-
-def _read_addresses(answers: IO[bytes], timeout_s: float, folder: Path) -> Addresses:
+def _read_addresses(child: subprocess.Popen[bytes], timeout_s: float, log: IO[bytes]) -> Addresses:
     """Read the one line that the child prints, when both servers answer or when one does not."""
+    answers = cast("IO[bytes]", child.stdout)
     with selectors.DefaultSelector() as selector:
         selector.register(answers, selectors.EVENT_READ)
-        line = answers.readline() if selector.select(timeout_s) else b"{}"
+        line = answers.readline() if selector.select(timeout_s) else b""
     answer = json.loads(line or b"{}")
     if "kafka" in answer:
         return Addresses(**answer)
+    log.seek(0)
+    last_lines = log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
     problem = answer.get("problem", "the process of the embedded servers did not answer")
-    log = _log_file(folder).read_text(errors="replace").splitlines()
-    raise ServerStartFailed(problem, tuple(log[-LOG_LINES:]))
+    raise ServerStartFailed(problem, tuple(last_lines))
 
 
 def _wait_or_end(process: subprocess.Popen[bytes]) -> None:

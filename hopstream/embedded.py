@@ -59,6 +59,7 @@ class Addresses:
         kafka: for `bootstrap.servers`; topics come into being when they are used, with 4 partitions.
         redis_url: for `redis.Redis.from_url`; a socket file that only this user may open.
         redis_pid: the process of the Redis server.
+
     """
 
     kafka: str
@@ -128,6 +129,7 @@ def find_redis_server() -> RedisServer:
 
     Raises:
         ServerNotFound: there is none of version 7 or newer.
+
     """
     refused = []
     for path in _candidates():

@@ -25,6 +25,7 @@ class DataError(HopstreamError):
         path: the file or folder.
         line: the line of the file, counted from 1; None where the fault is not of one line.
         problem: what is wrong and what to do about it.
+
     """
 
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
@@ -47,6 +48,7 @@ class ServerStartFailed(EmbeddedError):
     Attributes:
         problem: what happened.
         log: the last lines that the servers wrote, oldest first.
+
     """
 
     def __init__(self, problem: str, log: tuple[str, ...] = ()) -> None:

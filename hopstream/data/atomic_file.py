@@ -45,6 +45,7 @@ class AtomicFile:
 
         Raises:
             DataError: there is no such column, or one of its values is no id.
+
         """
         if name not in self.columns:
             raise DataError(self.path, 1, f"no column {name}:token; the header has {self._header()}")
@@ -62,6 +63,7 @@ class AtomicFile:
 
         Raises:
             DataError: one of its values is no finite number.
+
         """
         column = self.columns[name]
         try:
@@ -83,6 +85,7 @@ def read_atomic_file(path: Path) -> AtomicFile:
 
     Raises:
         DataError: it cannot be read, is not UTF-8, has no header, or a line has not as many fields as the header.
+
     """
     header, *lines = _text(path).split("\n")
     if lines and not lines[-1]:

@@ -30,6 +30,7 @@ def catalogue_of(file: AtomicFile) -> Catalogue:
 
     Raises:
         DataError: there is no column of item ids, or one of them is no id or comes twice.
+
     """
     ids = file.ids("item_id")
     first_row: dict[str, int] = {}

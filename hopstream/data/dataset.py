@@ -20,6 +20,7 @@ class Interactions:
         items: item codes, i4[n].
         behaviors: behaviour codes, i4[n].
         timestamps: seconds since the epoch, f8[n]; None where the data have no times.
+
     """
 
     users: NDArray[np.int32]
@@ -44,6 +45,7 @@ class HeldOut:
         users: user codes to ask for, distinct, ascending, i4[U].
         rows: for every pair, the index of its user in ``users``, i4[m].
         items: for every pair, its item code, i4[m].
+
     """
 
     users: NDArray[np.int32]
@@ -76,6 +78,7 @@ class Dataset:
         test: the behaviours to measure with.
         lines: data lines read, by file name.
         notes: what the reader did that its caller may want to know, in sentences.
+
     """
 
     name: str

@@ -48,6 +48,7 @@ def hold_out(
 
     Returns:
         bool [n], true where the interaction is held out.
+
     """
     pairs, pair_of_row = np.unique(users.astype(np.int64) * len(item_ids) + items, return_inverse=True)
     pair_users, pair_items = np.divmod(pairs, max(len(item_ids), 1))

@@ -39,6 +39,7 @@ def read_dataset(path: str | Path) -> Dataset:
 
     Raises:
         DataError: there is no such data set, or a file of it is not as the format says.
+
     """
     folder = Path(path)
     name, files = _find_files(folder)

@@ -20,6 +20,7 @@ def places(recommended: NDArray[np.integer], held_out: HeldOut) -> NDArray[np.in
 
     Raises:
         ValueError: there is not one list per user.
+
     """
     if recommended.ndim != 2 or len(recommended) != len(held_out.users):
         problem = f"expected lists for {len(held_out.users)} users, got an array of shape {recommended.shape}"

@@ -30,6 +30,7 @@ class ItemKnn:
     Attributes:
         histories: weights of what users did, f4 csr [users, items].
         similarities: to every item its K most similar ones, f4 csr [items, items].
+
     """
 
     histories: csr_array
@@ -52,6 +53,7 @@ class ItemKnn:
 
         Returns:
             item codes, the best first, i4[n, k]; -1 where no further item is similar to the history.
+
         """
         barred = excluded[users]
         lists = [

@@ -21,6 +21,7 @@ class Popularity:
 
     Attributes:
         ranking: item codes, the most popular first, i4[items].
+
     """
 
     ranking: NDArray[np.int32]
@@ -41,6 +42,7 @@ class Popularity:
 
         Returns:
             item codes, the best first, i4[n, k]; -1 where there are no more items.
+
         """
         by_rank = excluded[users][:, self.ranking]
         chosen = np.full((len(users), k), -1, dtype=np.int32)

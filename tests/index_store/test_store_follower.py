@@ -11,6 +11,7 @@ import pytest
 
 from index_store import (
     Batch,
+    Change,
     Follower,
     GenerationInfo,
     GenerationMismatch,
@@ -75,7 +76,7 @@ def test_a_load_while_a_writer_writes_converges(
 def test_poll_wakes_for_a_new_entry(follower: Follower, writer: ShardWriter, one_row: MakeBatch) -> None:
     """A waiting poll returns the change as soon as it is there, long before its time is up."""
     follower.load()
-    found: list = []
+    found: list[Change] = []
     thread = threading.Thread(target=lambda: found.extend(follower.poll(timeout_s=4)))
     thread.start()
     writer.apply(one_row(1))

@@ -1,6 +1,7 @@
 """Generations, fitness of the server, and whether a stream may be resumed."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,13 @@ from index_store.keys import ShardKeys
 from tests.servers import redis_server
 
 STORED = Checkpoint(next_offset=7, cluster_id="c", topic_id="t", partitions=4, timestamp_ms=1_000)
-SAME = {"cluster_id": "c", "topic_id": "t", "partitions": 4, "now_ms": 2_000, "delete_retention_ms": 1_000}
+SAME: dict[str, Any] = {
+    "cluster_id": "c",
+    "topic_id": "t",
+    "partitions": 4,
+    "now_ms": 2_000,
+    "delete_retention_ms": 1_000,
+}
 
 
 def test_the_pointer_says_which_generation_answers(server: Server, info: GenerationInfo) -> None:
@@ -62,7 +69,7 @@ def test_an_artefact_is_bound_to_its_generation(info: GenerationInfo) -> None:
     "wrong",
     [{"name": "a:b"}, {"index": ""}, {"shards": 0}, {"columns": ()}, {"block_rows": 1 << 30}],
 )
-def test_senseless_metadata_are_refused(info: GenerationInfo, wrong: dict) -> None:
+def test_senseless_metadata_are_refused(info: GenerationInfo, wrong: dict[str, Any]) -> None:
     """Names that would break keys, and sizes that cannot be, never reach the store."""
     with pytest.raises(ValueError, match=r"\w"):
         replace(info, **wrong)
@@ -121,7 +128,7 @@ def test_the_same_stream_is_resumed() -> None:
         ({"now_ms": 2_001}, "delete.retention.ms"),
     ],
 )
-def test_another_stream_is_refused(change: dict, named: str) -> None:
+def test_another_stream_is_refused(change: dict[str, Any], named: str) -> None:
     """Another cluster, topic or partition count, or an old state, is refused with a remedy."""
     with pytest.raises(StreamChanged, match=f"{named}.*new generation"):
         check_stream(STORED, **{**SAME, **change})

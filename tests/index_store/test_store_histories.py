@@ -1,6 +1,7 @@
 """Histories against a dict, with records that come again."""
 
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +47,7 @@ def expected(events: list[HistoryEvent]) -> dict[str, dict[str, list[tuple[str, 
 
 @given(raw=EVENTS, cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=6))
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_replays_change_nothing(server: Server, raw: list, cuts: list[tuple[int, int]]) -> None:
+def test_replays_change_nothing(server: Server, raw: list[Any], cuts: list[tuple[int, int]]) -> None:
     """Whatever ranges are appended again from whatever position on, the histories are those of each record once."""
     events = [HistoryEvent(3 * i, *fields) for i, fields in enumerate(raw)]  # offsets have holes
     store = HistoryStore(server, f"i{uuid.uuid4().hex}", cap=CAP)
@@ -72,7 +73,7 @@ def test_the_position_covers_buckets_that_saw_nothing(server: Server, monkeypatc
     assert store.positions() == {1: at(5)}
     real = Server.call
 
-    def cut_short(self: Server, function: str, *call: list) -> list:
+    def cut_short(self: Server, function: str, *call: Any) -> list[Any]:
         if function == "advance":
             raise StoreUnavailable("gone")
         return real(self, function, *call)

@@ -1,6 +1,7 @@
 """The write path and the follower against a plain dict, whatever the order of events."""
 
 import uuid
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ WRITERS = st.integers(0, 1)
 
 
 @st.composite
-def changes(draw: st.DrawFn, rows_before: int) -> dict:
+def changes(draw: st.DrawFn, rows_before: int) -> dict[str, Any]:
     """The fields of a batch, but for `seq`: random ranges, ids, source records, sometimes a checkpoint."""
     rows = draw(st.integers(rows_before, min(rows_before + 9, MOST_ROWS)))
     columns = {}

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_after_a_lost_answer_take_tells_what_happened(
     """Whether the write arrived or not, the writer must take again, and sending the batch again is safe."""
     real = Server.call
 
-    def lossy(self: Server, function: str, *call: list) -> list:
+    def lossy(self: Server, function: str, *call: Any) -> list[Any]:
         if arrived:
             real(self, function, *call)
         raise StoreUnavailable("gone")

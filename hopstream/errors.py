@@ -2,16 +2,36 @@
 
     HopstreamError
     ├── DataError             a data file or folder cannot be used: (path, line, problem)
-    └── EmbeddedError         embedded mode
-        ├── ServerNotFound    no Redis-compatible server of a usable version
-        └── ServerStartFailed the servers did not come up: the reason, and their last log lines
+    ├── EmbeddedError         embedded mode
+    │   ├── ServerNotFound    no Redis-compatible server of a usable version
+    │   └── ServerStartFailed the servers did not come up: the reason, and their last log lines
+    ├── SettingsError         a setting cannot be used: (field, problem, origin)
+    └── ClientError           a client of ours goes without its answer
+        ├── KafkaUnavailable  the reply topic cannot be read
+        ├── RequestNotSent    Kafka did not take the request
+        ├── RequestTimedOut   no answer came in time
+        ├── AnswerUnreadable  an answer came that this version cannot read
+        └── ClientClosed      the client was closed
 
 Every message names what to do about it. The command line prints ``str(error)`` and ends with exit code 1.
 """
 
 from pathlib import Path
 
-__all__ = ["DataError", "EmbeddedError", "HopstreamError", "ServerNotFound", "ServerStartFailed"]
+__all__ = [
+    "AnswerUnreadable",
+    "ClientClosed",
+    "ClientError",
+    "DataError",
+    "EmbeddedError",
+    "HopstreamError",
+    "KafkaUnavailable",
+    "RequestNotSent",
+    "RequestTimedOut",
+    "ServerNotFound",
+    "ServerStartFailed",
+    "SettingsError",
+]
 
 
 class HopstreamError(Exception):
@@ -54,3 +74,43 @@ class ServerStartFailed(EmbeddedError):
     def __init__(self, problem: str, log: tuple[str, ...] = ()) -> None:
         self.problem, self.log = problem, log
         super().__init__("\n  ".join((problem, *log)))
+
+
+class SettingsError(HopstreamError):
+    """A setting cannot be used.
+
+    Attributes:
+        field: its dotted name (an unknown one as it was written); empty when the fault is of a file as a whole.
+        problem: what is wrong; never the value of a secret.
+        origin: where it was set: a variable, a file, the command line.
+
+    """
+
+    def __init__(self, field: str, problem: str, origin: str) -> None:
+        self.field, self.problem, self.origin = field, problem, origin
+        place = f" (from {origin})" if origin else ""
+        super().__init__(f"{field}: {problem}{place}" if field else f"{origin}: {problem}")
+
+
+class ClientError(HopstreamError):
+    """A client of ours goes without its answer."""
+
+
+class KafkaUnavailable(ClientError):
+    """The reply topic cannot be read, so no request can be answered."""
+
+
+class RequestNotSent(ClientError):
+    """Kafka did not take the request."""
+
+
+class RequestTimedOut(ClientError):
+    """No answer came in time; the message says what to check."""
+
+
+class AnswerUnreadable(ClientError):
+    """An answer came, and this version of hopstream cannot read it."""
+
+
+class ClientClosed(ClientError):
+    """The client was closed, before the answer came or before the request was made."""

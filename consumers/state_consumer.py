@@ -96,7 +96,7 @@ class StateConsumer(Generic[Decoded]):
             "bootstrap.servers": bootstrap_servers,
             "log_level": 4,
         }
-        self._admin = AdminClient(admin_options)
+        self._admin = AdminClient(admin)
         self._writer = Writer(bootstrap_servers, kafka_options)
         self._graveyard = DeadLetterProducer(self._writer)
         self._identity: StreamIdentity | None = None

@@ -50,22 +50,19 @@ def plan_insert(index: ItemIndex, rows: np.ndarray, points: torch.Tensor, params
     rows: int64[n], distinct: rows of the new items, or of items whose vector changed. points: float32[n, G].
     Returns the adjacency of these rows and of every row that now links back to one of them.
     """
-    device = index.device
-    new = nearest.as_rows(rows, device)
+    new = nearest.as_rows(rows, index.device)
     old = torch.nonzero(index.versions[: index.rows] > 0)[:, 0]
     old = old[~torch.isin(old, new)]
     every_point = _points_with(index, new, points)
-    candidates = nearest.exact(every_point, new, new, params.candidates)
+    among_new = nearest.exact(every_point, new, new, params.candidates)
     if len(old) <= params.exact_below:
-        others = nearest.exact(every_point, new, old, params.candidates)
+        among_old = nearest.exact(every_point, new, old, params.candidates)
     else:
-        others = _without(nearest.walked(index, every_point, new, params.candidates), new)
-    links = _prune_rows(every_point, new, nearest.merged(candidates, others, params.candidates), index, params)
-    back_rows, back_links = _plan_back_links(index, every_point, new, links, params)
-    return GraphChange(
-        torch.cat([new, back_rows]).cpu().numpy(),
-        torch.cat([links, back_links]).cpu().numpy().astype(np.int32),
-    )
+        among_old = _without(nearest.walked(index, every_point, new, params.candidates), new)
+    candidates = nearest.merged(among_new, among_old, params.candidates).rows
+    links, distances = _pruned(every_point, new, candidates, index.degree, params.alpha)
+    back_rows, back_links = _plan_back_links(index, every_point, new, links, distances, params)
+    return _change(torch.cat([new, back_rows]), torch.cat([links, back_links]))
 
 
 def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> GraphChange:
@@ -74,98 +71,102 @@ def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> Grap
     Every row that linked to a deleted one may link to that one's neighbours instead (FreshDiskANN, arXiv 2105.09613,
     algorithm 4), so that no hole is left to walk around. The deleted rows come back without links.
     """
-    device = index.device
-    gone = nearest.as_rows(rows, device)
-    adjacency = index.neighbors[: index.rows].long()
-    hits = torch.isin(adjacency, gone)
-    touched = torch.nonzero(hits.any(dim=1))[:, 0]
-    touched = touched[~torch.isin(touched, gone)]
-    emptied = torch.full((len(gone), index.degree), NO_NEIGHBOR, dtype=torch.int64, device=device)
-    relinked = [_relink(index, chunk, gone, params) for chunk in torch.split(touched, _CHUNK)]
-    return GraphChange(
-        torch.cat([gone, touched]).cpu().numpy(),
-        torch.cat([emptied, *relinked]).cpu().numpy().astype(np.int32),
-    )
+    gone = nearest.as_rows(rows, index.device)
+    losing = torch.nonzero(torch.isin(index.neighbors[: index.rows].long(), gone).any(dim=1))[:, 0]
+    losing = losing[~torch.isin(losing, gone)]
+    links = torch.full((len(gone) + len(losing), index.degree), NO_NEIGHBOR, dtype=torch.int64, device=index.device)
+    for start in range(0, len(losing), _CHUNK):
+        chunk = losing[start : start + _CHUNK]
+        place = len(gone) + start
+        links[place : place + len(chunk)] = _relinked(index, chunk, gone, params)
+    return _change(torch.cat([gone, losing]), links)
 
 
-def _relink(index: ItemIndex, rows: torch.Tensor, gone: torch.Tensor, params: GraphParams) -> torch.Tensor:
+def _change(rows: torch.Tensor, links: torch.Tensor) -> GraphChange:
+    return GraphChange(rows.cpu().numpy(), links.cpu().numpy().astype(np.int32))
+
+
+def _relinked(index: ItemIndex, rows: torch.Tensor, gone: torch.Tensor, params: GraphParams) -> torch.Tensor:
     """New links int64[n, R] for rows that lose some: out of the rest and of the lost ones' own neighbours."""
     mine = index.neighbors[rows].long()
     lost = torch.isin(mine, gone)
     beyond = index.neighbors[mine.clamp(min=0)].long().masked_fill(~lost[:, :, None], NO_NEIGHBOR)
     pool = torch.cat([mine, beyond.reshape(len(rows), -1)], dim=1)
-    pool = pool.masked_fill(torch.isin(pool, gone) | (pool == rows[:, None]), NO_NEIGHBOR)
-    pool = _without_repeats(pool)
-    distances = _distances_to(index.points, rows, pool)
-    closest = distances.topk(min(params.candidates, pool.shape[1]), dim=1, largest=False)
-    return _prune(index.points, pool.gather(1, closest.indices), closest.values, index.degree, params.alpha)
+    pool = _without_repeats(pool.masked_fill(torch.isin(pool, gone) | (pool == rows[:, None]), NO_NEIGHBOR))
+    distances = nearest.squared_distances(index.points[rows][:, None, :], index.points[pool.clamp(min=0)])[:, 0]
+    distances.masked_fill_(pool == NO_NEIGHBOR, torch.inf)
+    closest = distances.topk(min(params.candidates, pool.shape[1]), dim=1, largest=False).indices
+    return _pruned(index.points, rows, pool.gather(1, closest), index.degree, params.alpha)[0]
 
 
 def _plan_back_links(
-    index: ItemIndex, points: torch.Tensor, new: torch.Tensor, links: torch.Tensor, params: GraphParams
+    index: ItemIndex,
+    points: torch.Tensor,
+    new: torch.Tensor,
+    links: torch.Tensor,
+    distances: torch.Tensor,
+    params: GraphParams,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Link every chosen neighbour back: rows int64[t] outside of ``new`` and their adjacency int64[t, R].
 
-    Links among the new rows stay one-sided: each of them chose from all of the others already.
+    Links among the new rows stay one-sided: each of them chose from all of the others already. Of the many that may
+    choose the same row in one batch, the nearest are enough.
     """
     source = new.repeat_interleave(links.shape[1])
-    target = links.reshape(-1)
+    target, distance = links.reshape(-1), distances.reshape(-1)
     wanted = (target != NO_NEIGHBOR) & ~torch.isin(target, new)
-    source, target = source[wanted], target[wanted]
+    source, target, distance = source[wanted], target[wanted], distance[wanted]
     if len(target) == 0:
         return new[:0], links[:0]
-    order = torch.sort(target, stable=True).indices
-    source, target = source[order], target[order]
-    rows, counts = torch.unique_consecutive(target, return_counts=True)
-    incoming = _grouped(source, counts)
-    updated = []
-    for chunk, added in zip(torch.split(rows, _CHUNK), torch.split(incoming, _CHUNK), strict=True):
-        pool = _without_repeats(torch.cat([index.neighbors[chunk].long(), added], dim=1))
-        distances = _distances_to(points, chunk, pool)
-        closest = distances.topk(min(params.candidates, pool.shape[1]), dim=1, largest=False)
-        kept = pool.gather(1, closest.indices)
-        updated.append(_prune(points, kept, closest.values, index.degree, params.alpha))
-    return rows, torch.cat(updated)
+    order = torch.sort(distance, stable=True).indices
+    order = order[torch.sort(target[order], stable=True).indices]
+    rows, counts = torch.unique_consecutive(target[order], return_counts=True)
+    incoming = _grouped(source[order], counts, at_most=max(1, params.candidates - index.degree))
+    pool = _without_repeats(torch.cat([index.neighbors[rows].long(), incoming], dim=1))
+    return rows, _pruned(points, rows, pool, index.degree, params.alpha)[0]
 
 
-def _prune_rows(
-    points: torch.Tensor,
-    rows: torch.Tensor,
-    candidates: nearest.Candidates,
-    index: ItemIndex,
-    params: GraphParams,
-) -> torch.Tensor:
-    pieces = zip(torch.split(candidates.rows, _CHUNK), torch.split(candidates.distances, _CHUNK), strict=True)
-    pruned = [_prune(points, *piece, index.degree, params.alpha) for piece in pieces]
-    return torch.cat(pruned) if pruned else torch.empty(0, index.degree, dtype=torch.int64, device=rows.device)
+def _pruned(
+    points: torch.Tensor, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to ``degree`` links of every row out of its pool int64[n, c]: int64[n, degree], their distances, nearest first."""
+    norms = points.square().sum(dim=1)
+    links = torch.full((len(rows), degree), NO_NEIGHBOR, dtype=torch.int64, device=points.device)
+    distances = torch.full((len(rows), degree), torch.inf, device=points.device)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        kept, far = _pruned_chunk(points, norms, rows[part], pool[part], degree, alpha)
+        links[part, : kept.shape[1]], distances[part, : kept.shape[1]] = kept, far
+    return links, distances
 
 
-def _prune(
-    points: torch.Tensor, candidates: torch.Tensor, distances: torch.Tensor, degree: int, alpha: float
-) -> torch.Tensor:
-    """Choose up to ``degree`` of the candidates int64[n, c], which come nearest first; int64[n, degree].
+def _pruned_chunk(
+    points: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave out a candidate when a chosen one is α times closer to it than the row is (relative neighbourhoods).
 
-    A candidate is left out when a chosen one is α times closer to it than the row is; places that stay empty are
-    filled with the nearest that were left out, because what is close is what is asked for most.
+    Places that stay empty are filled with the nearest that were left out: what is close is what is asked for most.
     """
-    of_candidates = points[candidates.clamp(min=0)]
-    squared = nearest.squared_distances(of_candidates, of_candidates)
-    present = torch.isfinite(distances) & (candidates != NO_NEIGHBOR)
+    block = points[pool.clamp(min=0)]
+    to_row = norms[pool.clamp(min=0)] + norms[rows, None] - 2 * torch.bmm(block, points[rows][:, :, None])[:, :, 0]
+    to_row = to_row.clamp_(min=0).masked_fill_(pool == NO_NEIGHBOR, torch.inf)
+    between = nearest.squared_distances(block, block)
+    to_row, order = to_row.sort(dim=1, stable=True)
+    pool = pool.gather(1, order)
+    which = torch.arange(len(rows), device=points.device)[:, None, None]
+    shadow = alpha * alpha * between[which, order[:, :, None], order[:, None, :]] <= to_row[:, None, :]
+    present = pool != NO_NEIGHBOR
     chosen = torch.zeros_like(present)
-    shadowed = ~present
-    count = torch.zeros(len(candidates), dtype=torch.int64, device=points.device)
-    for place in range(candidates.shape[1]):
-        take = ~shadowed[:, place] & (count < degree)
+    left_out = ~present
+    count = torch.zeros(len(rows), dtype=torch.int64, device=points.device)
+    for place in range(pool.shape[1]):
+        take = ~left_out[:, place] & (count < degree)
         chosen[:, place] = take
         count += take
-        covers = alpha * alpha * squared[:, place] <= distances
-        shadowed |= take[:, None] & covers
-    rank = torch.arange(candidates.shape[1], device=points.device)
-    order = (rank + candidates.shape[1] * (~chosen) + 2 * candidates.shape[1] * (~present)).argsort(dim=1)
-    kept = order[:, :degree].sort(dim=1).values
-    links = candidates.gather(1, kept).masked_fill(~present.gather(1, kept), NO_NEIGHBOR)
-    missing = degree - links.shape[1]
-    return torch.nn.functional.pad(links, (0, missing), value=NO_NEIGHBOR) if missing > 0 else links
+        left_out |= take[:, None] & shadow[:, place]
+    places = torch.arange(pool.shape[1], device=points.device)
+    first = (places + len(places) * (~chosen + 1 * ~present)).argsort(dim=1)[:, :degree].sort(dim=1).values
+    return pool.gather(1, first), to_row.gather(1, first)
 
 
 def _points_with(index: ItemIndex, rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -175,12 +176,6 @@ def _points_with(index: ItemIndex, rows: torch.Tensor, points: torch.Tensor) -> 
     merged[: index.rows] = index.points[: index.rows]
     merged[rows] = points.to(index.device)
     return merged
-
-
-def _distances_to(points: torch.Tensor, rows: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-    """‖row − candidate‖² float32[n, c], infinite for empty places."""
-    found = nearest.squared_distances(points[rows][:, None, :], points[pool.clamp(min=0)])[:, 0]
-    return found.masked_fill(pool == NO_NEIGHBOR, torch.inf)
 
 
 def _without(candidates: nearest.Candidates, rows: torch.Tensor) -> nearest.Candidates:
@@ -198,10 +193,12 @@ def _without_repeats(pool: torch.Tensor) -> torch.Tensor:
     return ordered.masked_fill(again, NO_NEIGHBOR)
 
 
-def _grouped(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Values int64[n], in groups of ``counts``, as one padded row a group: int64[groups, max(counts)]."""
+def _grouped(values: torch.Tensor, counts: torch.Tensor, at_most: int) -> torch.Tensor:
+    """The first values int64[n] of groups of ``counts``, as one padded row a group: int64[groups, ≤ at_most]."""
     group = torch.arange(len(counts), device=values.device).repeat_interleave(counts)
     place = torch.arange(len(values), device=values.device) - (counts.cumsum(0) - counts)[group]
-    padded = torch.full((len(counts), int(counts.max())), NO_NEIGHBOR, dtype=torch.int64, device=values.device)
-    padded[group, place] = values
+    kept = place < at_most
+    width = min(int(counts.max()), at_most)
+    padded = torch.full((len(counts), width), NO_NEIGHBOR, dtype=torch.int64, device=values.device)
+    padded[group[kept], place[kept]] = values[kept]
     return padded

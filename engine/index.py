@@ -126,16 +126,19 @@ class ItemIndex:
         self.state = _grown(self.state, capacity, 0)
 
     def _choose_seeds(self) -> torch.Tensor:
-        """Half the best rows by prior, half evenly spread over the live rows; int64[≤ DEFAULT_SEEDS]."""
+        """Half the best rows by prior, half evenly spread over the live rows; int64[≤ DEFAULT_SEEDS].
+
+        Never the newest row for its being new: what was just inserted is to be found by walking to it.
+        """
         live = torch.nonzero(self.live[: self.rows])[:, 0]
         if len(live) <= DEFAULT_SEEDS:
             return live
         prior = self.metric.prior(self.state[live])
         spread = DEFAULT_SEEDS if prior is None else DEFAULT_SEEDS // 2
-        chosen: torch.Tensor = live[torch.linspace(0, len(live) - 1, spread, device=self.device).long()]
+        chosen: torch.Tensor = live[torch.arange(spread, device=self.device) * len(live) // spread]
         if prior is not None:
             best = live[torch.topk(prior, DEFAULT_SEEDS - spread).indices]
-            chosen = torch.cat([best, chosen]).unique()
+            chosen = torch.unique(torch.cat([best, chosen]))
         return chosen
 
 

@@ -91,11 +91,7 @@ class StateConsumer(Generic[Decoded]):
             bootstrap_servers, topic, group, self._events.put,
             positioned=True, window=8 * batch, options=kafka_options,
         )  # fmt: skip
-        admin_options: dict[str, Any] = {
-            **(kafka_options or {}),
-            "bootstrap.servers": bootstrap_servers,
-            "log_level": 4,
-        }
+        admin: dict[str, Any] = {**(kafka_options or {}), "bootstrap.servers": bootstrap_servers, "log_level": 4}
         self._admin = AdminClient(admin)
         self._writer = Writer(bootstrap_servers, kafka_options)
         self._graveyard = DeadLetterProducer(self._writer)

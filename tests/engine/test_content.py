@@ -48,7 +48,7 @@ def test_case_and_order_do_not_matter_to_words() -> None:
 
 
 def test_item_lands_beside_its_twins() -> None:
-    """An unseen item with a theme's words is nearest to that theme's items and as long as the longer trained vectors."""
+    """An unseen item with a theme's words is nearest to that theme's items and as long as long trained ones."""
     texts, tags, vectors = catalogue(200)
     biases = np.tile(np.float32([0.5, -0.5, 2.0]), (200, 1))
     placement = fit_content(content_features(texts, tags, 1024), vectors, biases, np.ones(200))

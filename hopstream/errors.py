@@ -6,6 +6,9 @@
     │   ├── ServerNotFound    no Redis-compatible server of a usable version
     │   └── ServerStartFailed the servers did not come up: the reason, and their last log lines
     ├── SettingsError         a setting cannot be used: (field, problem, origin)
+    ├── GenerationError       a generation whose metric this process cannot read
+    ├── WorkerDied            a worker process has ended: (role, exit code, last log lines)
+    ├── DemoError             the demo has nothing to show, or did not see what it waited for
     └── ClientError           a client of ours goes without its answer
         ├── KafkaUnavailable  the reply topic cannot be read
         ├── RequestNotSent    Kafka did not take the request
@@ -23,7 +26,9 @@ __all__ = [
     "ClientClosed",
     "ClientError",
     "DataError",
+    "DemoError",
     "EmbeddedError",
+    "GenerationError",
     "HopstreamError",
     "KafkaUnavailable",
     "RequestNotSent",
@@ -31,6 +36,7 @@ __all__ = [
     "ServerNotFound",
     "ServerStartFailed",
     "SettingsError",
+    "WorkerDied",
 ]
 
 
@@ -114,3 +120,22 @@ class AnswerUnreadable(ClientError):
 
 class ClientClosed(ClientError):
     """The client was closed, before the answer came or before the request was made."""
+
+
+class GenerationError(HopstreamError):
+    """A generation whose metric this process cannot read."""
+
+
+class WorkerDied(HopstreamError):
+    """A worker process has ended while it was needed.
+
+    role: what it served. code: its exit code. log: the last lines that it wrote, oldest first.
+    """
+
+    def __init__(self, role: str, code: int, log: tuple[str, ...] = ()) -> None:
+        self.role, self.code, self.log = role, code, log
+        super().__init__("\n  ".join((f"the worker for {role} ended with exit code {code}; its last words:", *log)))
+
+
+class DemoError(HopstreamError):
+    """The demo has nothing to show, or did not see what it waited for."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Generic, TypeVar, cast
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 
 from messages import rules

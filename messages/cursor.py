@@ -7,7 +7,7 @@ cap before the first entry is read, so that hostile bytes cost no more memory th
 from collections.abc import Callable
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from messages.errors import MalformedMessage
 

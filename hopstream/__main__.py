@@ -1,0 +1,5 @@
+"""`python -m hopstream` is `hopstream`."""
+
+from hopstream.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""`hopstream load`: a data set into the index that the settings name."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from hopstream.data import Dataset, read_dataset
+from hopstream.loading import behaviors_of, items_of, load_behaviors, load_items, now_ms
+from hopstream.settings import Settings
+from index_store import Server, connect
+from producers import LoadReport, Writer
+
+
+def send_items(settings: Settings, path: Path) -> int:
+    """Load the items of a data set; how many were applied. Raises `LoadStalled` where no worker applies them."""
+    data = read_dataset(path)
+    with _connections(settings) as (server, writer), _progress("items", len(data.items)) as progress:
+        return load_items(items_of(data, now_ms()), writer, server, settings.index.name, progress).applied
+
+
+def send_behaviors(settings: Settings, path: Path) -> int:
+    """Load the training behaviours of a data set; how many were applied. Raises as `send_items` does."""
+    data: Dataset = read_dataset(path)
+    with _connections(settings) as (server, writer), _progress("behaviours", len(data.train)) as progress:
+        return load_behaviors(behaviors_of(data, now_ms()), writer, server, settings.index.name, progress).applied
+
+
+@contextmanager
+def _connections(settings: Settings) -> Iterator[tuple[Server, Writer]]:
+    kafka = settings.kafka
+    with connect(settings.redis.url) as server, Writer(kafka.bootstrap_servers, kafka.options) as writer:
+        yield server, writer
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[LoadReport], None]]:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{what} applied", total=total)
+        yield lambda report: progress.update(task, completed=report.applied)

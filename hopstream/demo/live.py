@@ -1,0 +1,138 @@
+"""What changes while the service answers: a new item, and something a user just did."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.query import Query, SearchParams
+from engine.search import exhaustive
+from hopstream.data import Dataset
+from hopstream.demo.scoring import K, Reference
+from hopstream.demo.stage import INDEX, Stage
+from hopstream.errors import DemoError
+from hopstream.loading import SHARD, now_ms
+from messages import Behavior, HistoryEntry, Item, Recommendations, RecommendRequest, Topics
+from producers import BehaviorProducer, ItemProducer
+
+_PATIENCE_S = 20.0
+_ASKERS = 256
+_CANDIDATES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """How a new item fared: asked_by is the item that the asker has, place its place (from 1) in the first answer."""
+
+    item: Item
+    asked_by: str
+    place: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewBehavior:
+    """How one behaviour changed a list, beyond the item that it touched."""
+
+    behavior: Behavior
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    milliseconds: float
+
+
+def new_item(data: Dataset, reference: Reference) -> Item:
+    """An item that no catalogue has: described in words where items have words, else by a vector near a crowd."""
+    if any(data.texts):
+        return Item(
+            "python3-hopstream",
+            text="python3-hopstream recommendations over event streams, client library (Python 3)",
+            tags=("section::python", "implemented-in::python", "devel::library", "role::devel-lib"),
+            timestamp_ms=now_ms(),
+        )
+    points = reference.index.points[: reference.index.rows]
+    centre = points[: reference.index.rows // 2].mean(dim=0)
+    typical = points[torch.argmax(points @ centre)]
+    return Item("hopstream-new-item", vector=(typical * 1.02).numpy(), timestamp_ms=now_ms())
+
+
+def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem:
+    """Produce an item and ask until it is recommended to somebody who has something like it."""
+    asker = _who_should_see(reference, item)
+    request = RecommendRequest(history=(HistoryEntry(asker),), k=K)
+    produced = time.perf_counter()
+    ItemProducer(stage.writer, Topics(INDEX)).put(item, partition=SHARD)
+    answer = _ask_until(stage, request, lambda items: item.id in items)
+    elapsed = (time.perf_counter() - produced) * 1000
+    place = [scored.item for scored in answer.items].index(item.id) + 1
+    return NewItem(item, asker, place, elapsed)
+
+
+def watch_behavior(stage: Stage, reference: Reference, data: Dataset, requests: list[RecommendRequest]) -> NewBehavior:
+    """Produce a behaviour of one of the askers, and ask until the rest of their list has changed."""
+    request, touched = _telling_behavior(reference, data, requests)
+    before = [scored.item for scored in stage.client.recommend(request).items]
+    behavior = Behavior(str(request.user), touched, data.target_behavior, now_ms())
+    produced = time.perf_counter()
+    BehaviorProducer(stage.writer, Topics(INDEX)).put(behavior)
+    answer = _ask_until(stage, request, lambda items: bool(set(items) - set(before) - {touched}))
+    elapsed = (time.perf_counter() - produced) * 1000
+    return NewBehavior(behavior, tuple(before), tuple(scored.item for scored in answer.items), elapsed)
+
+
+def _ask_until(stage: Stage, request: RecommendRequest, seen: Callable[[list[str]], bool]) -> Recommendations:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        stage.check()
+        stage.writer.poll()
+        answer = stage.client.recommend(request)
+        if seen([scored.item for scored in answer.items]):
+            return answer
+    raise DemoError(f"the change did not show in any answer for {_PATIENCE_S:g} s")
+
+
+def _who_should_see(reference: Reference, item: Item) -> str:
+    """An item whose owner should be shown the new one, by exhaustive scoring of an index that has both."""
+    index = reference.index
+    vectors, biases = reference.model.encoder.encode([item.id], [item.text], [item.tags], [item.vector])
+    scratch = type(index)(index.metric, index.degree)
+    rows = np.arange(index.rows + 1)
+    state = torch.cat([index.state[: index.rows], index.metric.encode_items(*map(torch.from_numpy, (vectors, biases)))])
+    split = index.metric.dimensions
+    scratch.load(
+        {
+            "vectors": state[:, :split].numpy(),
+            "biases": state[:, split:].numpy(),
+            "versions": np.ones((len(rows), 1), dtype=np.int64),
+        }
+    )
+    nearest = torch.topk(scratch.points[: index.rows] @ scratch.points[index.rows], min(_ASKERS, index.rows)).indices
+    for row in nearest.numpy():
+        query = Query(SearchParams(k=K), np.array([row]), np.array([1], dtype=np.int8), excluded=np.array([row]))
+        [answer] = exhaustive(scratch, [query])
+        if index.rows in answer.rows:
+            return reference.mirror.items(np.array([row]))[0]
+    raise DemoError("the new item is nobody's match: nothing to show")
+
+
+def _telling_behavior(
+    reference: Reference, data: Dataset, requests: list[RecommendRequest]
+) -> tuple[RecommendRequest, str]:
+    """An asker and an item new to them after which their exhaustive list holds more than one new name."""
+    popular = np.argsort(-np.bincount(data.train.items, minlength=len(data.items)))
+    for request, code in zip(requests, popular[_CANDIDATES:], strict=False):
+        item, query = data.items[code], reference.query(request)
+        [row] = reference.mirror.rows([item]) or [-1]
+        if row in query.history_rows or not 0 < len(query.history_rows) <= 12:
+            continue
+        more = Query(
+            query.params,
+            np.append(row, query.history_rows),
+            np.append(np.int8(1), query.history_codes),
+            excluded=np.append(query.excluded, row),
+        )
+        before, after = exhaustive(reference.index, [query, more])
+        if len(set(after.rows) - set(before.rows)) > 1:
+            return request, item
+    raise DemoError("no behaviour would change anybody's list: nothing to show")

@@ -1,0 +1,61 @@
+"""Workers as child processes that never outlive the process that started them."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, cast
+
+from hopstream.errors import WorkerDied
+
+_STOP_TIMEOUT_S = 15.0
+_LOG_LINES = 10
+
+
+class WorkerProcess:
+    """One `hopstream serve ROLE` for as long as a `with` block lasts.
+
+    It runs in a session of its own, so that Ctrl-C reaches only the process that knows in which order to end things,
+    and it drains and ends when its standard input closes, however the parent ended. Its log goes to a file.
+    """
+
+    def __init__(self, role: str, settings: Mapping[str, str], folder: Path) -> None:
+        """Settings are environment variables; the log is written into ``folder``."""
+        self._role, self._settings = role, settings
+        self._log = Path(tempfile.mkstemp(prefix=f"{role}-", suffix=".log", dir=folder)[1])
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hopstream", "serve", self._role, "--until-stdin-closes"],
+                env={**os.environ, **self._settings},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None:
+            return
+        cast("IO[bytes]", process.stdin).close()
+        for urge in (process.terminate, process.kill):
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                urge()
+        process.wait()
+
+    def check(self) -> None:
+        """Raise `WorkerDied`, with the last lines of its log, when it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            lines = self._log.read_text(errors="replace").splitlines()
+            raise WorkerDied(self._role, self._process.returncode, tuple(lines[-_LOG_LINES:]))

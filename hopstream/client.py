@@ -190,7 +190,7 @@ class RecommendClient:
             for opened in self._open.close(end):
                 opened.fail(end)
             self._replies.close()
-            self._writer.discard()
+            self._writer.close()
 
     def _turn(self) -> None:
         for message in self._replies.poll(self._open.seconds_left(at_most=_IDLE_S)):

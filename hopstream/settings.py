@@ -107,10 +107,10 @@ class SearchSettings(_Section):
     seed_fanout: items that a query starts from.
     """
 
-    beam: _Count = 64
+    beam: _Count = 48
     width: _Count = 8
-    budget: _Count = 2000
-    seed_fanout: _Count = 192
+    budget: _Count = 500
+    seed_fanout: _Count = 256
 
 
 class WorkerSettings(_Section):

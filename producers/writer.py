@@ -112,10 +112,11 @@ class Writer:
         if count:
             raise Undelivered(count)
 
-    def discard(self) -> None:
-        """Drop what is queued or on its way; callbacks hear of it as failed."""
+    def close(self) -> None:
+        """Drop what is queued or on its way, of which callbacks hear as failed, and end the connection."""
         self._producer.purge()
         self._producer.flush(_SLICE_S)
+        self._producer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +124,11 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.flush()
-        else:
-            self.discard()
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
 
     def _note(self, delivery: Delivery) -> None:
         self._failure = self._failure or delivery.error

@@ -41,7 +41,7 @@ class Display:
     def basket(self, title: str, has: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show what somebody has and what they are recommended, with descriptions."""
         table = Table(title=f"{title}\n[dim]has {has}[/dim]", title_justify="left", show_header=False, box=None)
-        table.add_column(style="bold", no_wrap=True)
+        table.add_column(style="bold", no_wrap=True, min_width=max(len(name) for name, _ in rows) if rows else 0)
         table.add_column(overflow="ellipsis", no_wrap=True)
         for name, description in rows:
             table.add_row(name, description)
@@ -82,8 +82,8 @@ def _figures(report: DemoReport) -> list[tuple[str, str, str]]:
         ("hit rate at 10", f"{report.hit_rate_at_10:.3f}", "of held-out (user, item) pairs"),
         ("  popularity", f"{report.popularity_hit_rate_at_10:.3f}", "the same pairs"),
         ("  item k-NN (BM25)", f"{report.knn_hit_rate_at_10:.3f}", "the same pairs"),
-        ("recall at 10", f"{report.recall_at_10:.3f}", "of the exhaustive top 10 under the same metric"),
+        ("recall at 10", f"{report.recall_at_10:.3f}", "of the exhaustive top 10, same metric"),
         ("catalogue scored", f"{report.catalogue_share:.1%}", f"of {report.catalogue:,} items, per request"),
-        ("queries per second", f"{report.queries_per_second:.0f}", "through Kafka, servers and client on this machine"),
+        ("queries per second", f"{report.queries_per_second:.0f}", "through Kafka, all on this machine"),
         ("latency p50 / p99", f"{report.p50_ms:.0f} / {report.p99_ms:.0f} ms", "end to end, many at once"),
     ]

@@ -1,6 +1,5 @@
 """The script of the demo: what happens, in order."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ from producers import LoadReport
 
 RECOGNISABLE = ("gimp", "jupyter-notebook", "docker.io", "audacity", "postgresql-15", "vlc")
 SHOWN_BASKETS = 3
+COMPARED = 400
+"""Requests of which recall is measured: the first, and users are asked for in no telling order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def _introduce(data: Dataset, options: DemoOptions, display: Display) -> None:
 
 
 def _train(data: Dataset, artefact: Path, seconds: float, display: Display) -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    # More threads gain little in training and get in the way of servers and workers afterwards.
+    torch.set_num_threads(1)
     with display.step(f"training a metric, {seconds:.0f} s at most", 1.0) as tick:
         metric = train(interactions_of(data), TrainingConfig(time_limit_s=seconds), lambda done, _loss: tick(done))
     metric.save(artefact)
@@ -156,10 +158,11 @@ def _measure(
     behavior: NewBehavior,
     display: Display,
 ) -> DemoReport:
-    with display.step("scoring every item, to compare with", len(requests)) as tick:
-        expected = []
-        for start in range(0, len(requests), 50):
-            expected += reference.top(requests[start : start + 50])
+    compared = requests[:COMPARED]
+    with display.step("scoring every item, to compare with", len(compared)) as tick:
+        expected: list[list[str]] = []
+        for start in range(0, len(compared), 20):
+            expected += reference.top(compared[start : start + 20])
             tick(len(expected))
     with display.step("popularity and item k-NN, to compare with", 1.0) as _:
         popularity, neighbors = baseline_hit_rates(data, pairs)

@@ -77,7 +77,7 @@ def test_a_queue_that_stays_full_is_an_error_that_says_so() -> None:
     writer.write("w.full", key=None, value=b"")
     with pytest.raises(QueueFull, match=r"w\.full: the local queue was still full after 0\.2 s"):
         writer.write("w.full", key=None, value=b"")
-    writer.discard()
+    writer.close()
 
 
 def test_flush_ends_when_the_records_have_expired() -> None:

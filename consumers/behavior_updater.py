@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from consumers.intake import Record
+from consumers.events import Record
 from consumers.state_consumer import Entry, StateConsumer
 from index_store import Checkpoint, HistoryEvent, HistoryStore, Server
 from messages import Behavior, MalformedMessage, Topics, decode_behavior

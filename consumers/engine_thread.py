@@ -6,20 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+import numpy as np
 import structlog
 
+from consumers.events import Record
 from consumers.mirror import Mirror
 from consumers.offsets import Ticket
 from consumers.questions import SearchDefaults, make_query
 from engine.errors import InvalidQuery, QueueFull
 from engine.model import Model
-from engine.query import Answer
+from engine.query import Answer, Query
 from engine.scheduler import Scheduler
 from engine.search import ParallelSearch
 from index_store import Change, GenerationInfo, History, Snapshot
-from messages import Recommendations, RecommendRequest, RequestHeaders, ScoredItem, Status
+from messages import MalformedMessage, Recommendations, RecommendRequest, RequestHeaders, ScoredItem, Status
 
 _log = structlog.get_logger(__name__)
+
+_RETRY_AFTER_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class RequestWorkerConfig:
 class Question:
     """A request on its way to the engine. expires_at: seconds since the epoch."""
 
-    ticket: Ticket
+    record: Record
     headers: RequestHeaders
     request: RecommendRequest
     history: History
@@ -52,13 +56,25 @@ class Question:
 class Reply:
     """An answer on its way out."""
 
-    ticket: Ticket
+    record: Record
     headers: RequestHeaders
     recommendations: Recommendations
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _InWork:
+    """A question with the query that was made of it when the mirror stood at ``seq``."""
+
+    question: Question
+    query: Query
+    seq: int
+
+
 class EngineThread:
-    """Answers questions: resolves names, steps the search, applies changes between two steps."""
+    """Answers questions: resolves names, steps the search, applies changes between two steps.
+
+    reply: called in this thread; it may only put the answer aside.
+    """
 
     def __init__(
         self, info: GenerationInfo, model: Model, config: RequestWorkerConfig, reply: Callable[[Reply], None]
@@ -66,15 +82,10 @@ class EngineThread:
         self._model, self._config, self._reply = model, config, reply
         self._mirror = Mirror(info, model)
         self._scheduler: Scheduler[Ticket] = self._fresh_scheduler()
-        self._questions: dict[Ticket, Question] = {}
+        self._in_work: dict[Ticket, _InWork] = {}
         self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    @property
-    def busy(self) -> bool:
-        """Whether questions are in work."""
-        return bool(self._questions)
 
     def start(self) -> None:
         """Take the snapshot that waits and begin to answer."""
@@ -89,9 +100,10 @@ class EngineThread:
         self._inbox.put(change)
 
     def stop(self) -> None:
-        """End the thread; questions still in work stay unanswered and uncommitted."""
+        """End the thread; questions still in work stay unanswered. Harmless if it was never started."""
         self._inbox.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def check(self) -> None:
         """Raise what ended the thread, if anything did."""
@@ -102,8 +114,7 @@ class EngineThread:
         try:
             while self._take_inbox():
                 for ticket, answer in self._scheduler.step():
-                    question = self._questions.pop(ticket)
-                    self._reply(self._answered(question, answer))
+                    self._reply(self._answered(self._in_work.pop(ticket), answer))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must end with its offsets uncommitted
             _log.error("engine failed", error=str(error), kind=type(error).__name__)
             self._failure = error
@@ -131,9 +142,9 @@ class EngineThread:
         # Rows of a snapshot have nothing to do with the rows that running lanes hold: those start again.
         self._mirror.load(message)
         self._scheduler = self._fresh_scheduler()
-        unanswered, self._questions = self._questions, {}
-        for question in unanswered.values():
-            self._ask(question)
+        unanswered, self._in_work = self._in_work, {}
+        for in_work in unanswered.values():
+            self._ask(in_work.question)
 
     def _fresh_scheduler(self) -> Scheduler[Ticket]:
         return Scheduler(ParallelSearch(self._mirror.index, self._config.lanes), self._config.max_waiting)
@@ -144,33 +155,46 @@ class EngineThread:
             self._reply(refusal(question, Status.EXPIRED, "its time was up before a lane was free"))
             return
         try:
-            query = make_query(
-                question.request, question.history, self._mirror, self._model, self._config.search,
-                time.monotonic() + left_s,
-            )  # fmt: skip
-            self._scheduler.submit(question.ticket, query)
+            query = self._query(question, time.monotonic() + left_s)
+            self._scheduler.submit(question.record.ticket, query)
         except InvalidQuery as error:
             self._reply(refusal(question, Status.MALFORMED, str(error)))
         except QueueFull as error:
-            self._reply(refusal(question, Status.REJECTED, str(error), retry_after_ms=1000))
+            self._reply(refusal(question, Status.REJECTED, str(error), retry_after_ms=_RETRY_AFTER_MS))
         else:
-            self._questions[question.ticket] = question
+            self._in_work[question.record.ticket] = _InWork(question, query, self._mirror.seq)
 
-    def _answered(self, question: Question, answer: Answer) -> Reply:
-        items = tuple(
-            ScoredItem(item, float(score))
-            for item, score in zip(self._mirror.items(answer.rows), answer.scores, strict=True)
-        )
-        recommendations = Recommendations(
-            Status.OK,
-            items=items,
-            reason=self._reason(question),
-            metric_version=self._model.version,
-            index_version=self._mirror.version,
-            evaluations=answer.evaluations,
-            degraded=question.degraded,
-        )
-        return Reply(question.ticket, question.headers, recommendations)
+    def _query(self, question: Question, deadline: float | None) -> Query:
+        return make_query(question.request, question.history, self._mirror, self._model, self._config.search, deadline)
+
+    def _answered(self, in_work: _InWork, answer: Answer) -> Reply:
+        question = in_work.question
+        wanted = self._still_wanted(in_work, answer.rows)
+        ids = self._mirror.items(answer.rows[wanted])
+        try:
+            recommendations = Recommendations(
+                Status.OK,
+                items=tuple(map(ScoredItem, ids, answer.scores[wanted].tolist())),
+                reason=self._reason(question),
+                metric_version=self._model.version,
+                index_version=self._mirror.version,
+                evaluations=answer.evaluations,
+                degraded=question.degraded,
+            )
+        except MalformedMessage as error:  # scores that overflow, for vectors beyond all reason
+            return refusal(question, Status.FAILED, str(error))
+        return Reply(question.record, question.headers, recommendations)
+
+    def _still_wanted(self, in_work: _InWork, rows: np.ndarray) -> np.ndarray:
+        """bool[n]: which of the rows int64[n] the request wants.
+
+        All, unless the index has changed meanwhile: a row chosen by its number may hold another item by now.
+        """
+        if in_work.seq == self._mirror.seq:
+            return np.ones(len(rows), dtype=bool)
+        query = self._query(in_work.question, None)
+        allowed = ~np.isin(rows, query.excluded)
+        return allowed if query.mask is None else allowed & query.mask[rows]
 
     def _reason(self, question: Question) -> str | None:
         if not self._mirror.row_of:
@@ -183,4 +207,4 @@ class EngineThread:
 def refusal(question: Question, status: Status, reason: str, retry_after_ms: int | None = None) -> Reply:
     """The answer to a question that is not worked on."""
     answer = Recommendations(status, reason=reason, retry_after_ms=retry_after_ms, degraded=question.degraded)
-    return Reply(question.ticket, question.headers, answer)
+    return Reply(question.record, question.headers, answer)

@@ -4,17 +4,19 @@ It never computes. Records, assignments and revocations go to a queue; completio
 another. Where a partition has as many unfinished records as the window allows, it is paused.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.errors import IntakeFailed
+from consumers.events import Assigned, Event, Record, Revoked
 from consumers.offsets import OffsetTracker, Ticket
 from messages import Headers
 
@@ -24,52 +26,45 @@ _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not w
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
 _COMMIT_EVERY_S = 0.5
-_SEEK_ATTEMPTS = 50
+_METADATA_S = 1.0  # also the longest that `stop` goes unheard
 
 _DEFAULTS: Mapping[str, object] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
+    "allow.auto.create.topics": True,  # where brokers do that at all; the embedded one does it in no other way
     "fetch.wait.max.ms": 10,  # an idle fetch waits this out, and 500 ms by default
     "queued.max.messages.kbytes": 16_384,
     "log_level": 4,
 }
 
+# librdkafka goes on trying after every other error that is not fatal, and reports it for information only.
+_BEYOND_REPAIR = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.INVALID_GROUP_ID,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError._AUTO_OFFSET_RESET,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One record as it came; its ticket goes back when it is done."""
+class _Start:
+    """Where to begin to read a partition."""
 
-    ticket: Ticket
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """A partition that is read from now on, or as soon as `Intake.start_at` names the offset."""
-
+    reading: int
     partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """A partition that somebody else may read from now on."""
-
-    partition: int
-
-
-Event = Record | Assigned | Revoked
+    offset: int
 
 
 class Intake:
     """Reads one topic in a thread of its own.
 
-    positioned: partitions wait after assignment until `start_at` says where to begin, because the state holds the
-    position. Otherwise they begin at the group's committed offset.
+    deliver: called in that thread with every event, in order; it may only put it aside. positioned: partitions wait
+    after assignment until `start_at` says where to begin, because the state holds the position. Otherwise they begin at
+    the group's committed offset.
     """
 
     def __init__(
@@ -84,52 +79,65 @@ class Intake:
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.topic = topic
-        self._consumer = Consumer(
-            {**_DEFAULTS, **(options or {}), "bootstrap.servers": bootstrap_servers, "group.id": group}
-        )
+        self._settings: dict[str, Any] = {
+            **_DEFAULTS,
+            **(options or {}),
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": group,
+            "on_commit": self._on_commit,
+        }
+        self._consumer: Consumer
         self._deliver = deliver
         self._positioned = positioned
         self._tracker = OffsetTracker(window)
         self._done: SimpleQueue[Ticket] = SimpleQueue()
-        self._starts: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        self._starts: SimpleQueue[_Start] = SimpleQueue()
+        self._readings = itertools.count(1)
         self._rebalances: list[Assigned | Revoked] = []
-        self._started: set[int] = set()
+        self._assigned: set[int] = set()
+        self._starting: dict[int, _Start] = {}
+        self._reading: dict[int, int] = {}
         self._paused: set[int] = set()
         self._committed_at = 0.0
         self._stopping = threading.Event()
+        self._abandoned = False
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"intake {topic}", daemon=True)
 
     # -- for other threads -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Join the group and begin to read."""
-        self._consumer.subscribe(
-            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
+        """Join the group and begin to read, as soon as the topic is there."""
+        self._consumer = Consumer(self._settings)
         self._thread.start()
 
     def done(self, ticket: Ticket) -> None:
         """The record with this ticket needs no more work."""
         self._done.put(ticket)
 
-    def start_at(self, partition: int, offset: int) -> None:
-        """Read an assigned partition from this offset on."""
-        self._starts.put((partition, offset))
+    def start_at(self, partition: int, offset: int) -> int:
+        """Read an assigned partition from this offset on; returns the number that marks what is read from there."""
+        reading = next(self._readings)
+        self._starts.put(_Start(reading, partition, offset))
+        return reading
 
     @property
     def running(self) -> bool:
         """Whether the thread still reads, or still waits for what is out to be done."""
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Take no more records; what is out may still be finished and is then committed. Returns at once."""
+    def stop(self, *, finish: bool = True) -> None:
+        """Take no more records, commit what is done and leave the group. Returns at once.
+
+        With ``finish`` the records that are out are waited for first, if the group's commits are what counts.
+        """
+        self._abandoned = self._abandoned or not finish
         self._stopping.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until the thread has committed and left the group. Raises `IntakeFailed` if it ended for a fault."""
-        self._thread.join(timeout_s)
-        self.check()
+        """Wait until the thread has committed and left the group; harmless if it was never started."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def check(self) -> None:
         """Raise `IntakeFailed` if the thread has ended for a fault."""
@@ -140,25 +148,44 @@ class Intake:
 
     def _run(self) -> None:
         try:
+            self._subscribe()
             while not self._stopping.is_set():
                 self._turn()
             self._drain()
-        except (KafkaException, IntakeFailed) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
             _log.error("intake failed", topic=self.topic, error=str(error))
             self._failure = error
         finally:
             self._consumer.close()
 
+    def _subscribe(self) -> None:
+        """Wait for the topic, then join: a subscription may take minutes to notice that its topic exists by now."""
+        while not self._stopping.is_set():
+            try:
+                found = self._consumer.list_topics(self.topic, timeout=_METADATA_S).topics[self.topic]
+                if found.error is None and found.partitions:
+                    break
+                problem = found.error and found.error.str()
+            except KafkaException as error:
+                problem = error.args[0].str()
+            _log.warning("topic not found yet", topic=self.topic, error=problem)
+            self._stopping.wait(_METADATA_S)
+        self._consumer.subscribe(
+            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
     def _turn(self) -> None:
         self._take_completions()
         self._take_starts()
-        busy = self._tracker.open_messages() > 0
-        first = self._consumer.poll(_BUSY_WAIT_S if busy else _IDLE_WAIT_S)
-        self._take_rebalances()
-        if first is not None:
-            self._receive(first)
-            for message in self._consumer.consume(_BATCH, 0):
-                self._receive(message)
+        wait_s = _BUSY_WAIT_S if self._tracker.open_messages() or self._starting else _IDLE_WAIT_S
+        for _ in range(_BATCH):
+            message = self._consumer.poll(wait_s)
+            # A rebalance inside of this poll came before the message that it returned, hence one at a time.
+            self._take_rebalances()
+            if message is None:
+                break
+            self._receive(message)
+            wait_s = 0
         self._pause_full_partitions()
         if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
             self._commit(asynchronous=True)
@@ -166,7 +193,7 @@ class Intake:
     def _drain(self) -> None:
         """Read no further, let the open records be finished, commit."""
         self._consumer.pause(self._consumer.assignment())
-        while self._tracker.open_messages() and not self._positioned:
+        while self._tracker.open_messages() and not self._positioned and not self._abandoned:
             self._consumer.poll(_BUSY_WAIT_S)
             self._take_rebalances()
             self._take_completions()
@@ -179,12 +206,12 @@ class Intake:
             self._judge(error)
             return
         partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None or (self._positioned and partition not in self._started):
+        if partition is None or offset is None or (self._positioned and partition not in self._reading):
             return
-        ticket = self._tracker.delivered(partition, offset)
         self._deliver(
             Record(
-                ticket,
+                self._tracker.delivered(partition, offset),
+                self._reading.get(partition, 0),
                 self.topic,
                 _as_bytes(message.key()),
                 _as_bytes(message.value()),
@@ -196,15 +223,12 @@ class Intake:
     def _judge(self, error: KafkaError) -> None:
         """Pass over what mends itself; raise what does not."""
         code = error.code()
+        if error.fatal() or code in _BEYOND_REPAIR:
+            raise IntakeFailed(f"{error.name()}: {error.str()}")
         if code == KafkaError._MAX_POLL_EXCEEDED:
-            for partition in list(self._started):
-                self._forget(partition)
-        elif code == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            _log.info("waiting for a topic", topic=self.topic)
-        elif error.fatal() or not error.retriable():
-            if code not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._PARTITION_EOF):
-                raise IntakeFailed(f"{error.name()}: {error.str()}")
-            _log.warning("broker trouble", topic=self.topic, error=error.str())
+            self._rebalances += [Revoked(partition) for partition in self._assigned]
+            self._take_rebalances()
+        _log.warning("broker trouble", topic=self.topic, error=error.str())
 
     def _take_completions(self) -> None:
         while True:
@@ -216,34 +240,44 @@ class Intake:
     def _take_starts(self) -> None:
         while True:
             try:
-                partition, offset = self._starts.get_nowait()
+                start = self._starts.get_nowait()
             except Empty:
-                return
-            self._seek(TopicPartition(self.topic, partition, offset))
-            self._tracker.forget(partition)
-            self._started.add(partition)
-            self._consumer.resume([TopicPartition(self.topic, partition)])
+                break
+            if start.partition in self._assigned:
+                self._forget(start.partition)
+                self._starting[start.partition] = start
+        for start in list(self._starting.values()):
+            self._seek(start)
 
-    def _seek(self, position: TopicPartition) -> None:
-        """Seek, as often as it takes for a fresh assignment to be ready for it."""
-        for _ in range(_SEEK_ATTEMPTS):
-            try:
-                self._consumer.seek(position)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError._STATE:
-                    raise
-                self._consumer.poll(_BUSY_WAIT_S)
-            else:
-                return
-        raise IntakeFailed(f"partition {position.partition} does not accept a position")
+    def _seek(self, start: _Start) -> None:
+        """Begin to read where told; a fresh assignment is not ready for it yet, then the next turn tries again."""
+        here = TopicPartition(self.topic, start.partition, start.offset)
+        try:
+            self._consumer.seek(here)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:
+                raise
+            return
+        del self._starting[start.partition]
+        self._reading[start.partition] = start.reading
+        self._consumer.resume([here])
 
-    # Callbacks run inside poll and only take notes: polling or raising there would end the process.
+    # Callbacks run inside poll and may not raise or poll there: it would end the process.
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._rebalances += [Assigned(partition.partition) for partition in partitions]
 
-    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._take_completions()
+        self._commit(asynchronous=False)  # the last chance: whoever comes next reads on from here
+        self._on_lost(consumer, partitions)
+
+    def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._rebalances += [Revoked(partition.partition) for partition in partitions]
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is None:
+            self._tracker.committed({done.partition: done.offset for done in partitions if done.error is None})
 
     def _take_rebalances(self) -> None:
         noted, self._rebalances = self._rebalances, []
@@ -251,29 +285,31 @@ class Intake:
             # Neither progress nor pauses of an earlier assignment count in this one.
             self._forget(event.partition)
             if isinstance(event, Assigned):
+                self._assigned.add(event.partition)
                 here = [TopicPartition(self.topic, event.partition)]
-                if self._positioned:
+                if self._positioned or self._stopping.is_set():
                     self._consumer.pause(here)
                 else:
                     self._consumer.resume(here)
+            else:
+                self._assigned.discard(event.partition)
             self._deliver(event)
 
     def _forget(self, partition: int) -> None:
         self._tracker.forget(partition)
-        self._started.discard(partition)
+        self._starting.pop(partition, None)
+        self._reading.pop(partition, None)
         self._paused.discard(partition)
 
     def _pause_full_partitions(self) -> None:
-        for assigned in self._consumer.assignment():
-            partition = assigned.partition
-            if self._positioned and partition not in self._started:
-                continue
+        for partition in self._reading if self._positioned else self._assigned:
+            here = [TopicPartition(self.topic, partition)]
             full = self._tracker.window_full(partition)
             if full and partition not in self._paused:
-                self._consumer.pause([assigned])
+                self._consumer.pause(here)
                 self._paused.add(partition)
             elif not full and partition in self._paused:
-                self._consumer.resume([assigned])
+                self._consumer.resume(here)
                 self._paused.discard(partition)
 
     def _commit(self, *, asynchronous: bool) -> None:
@@ -284,14 +320,12 @@ class Intake:
         offsets = [TopicPartition(self.topic, partition, offset) for partition, offset in positions.items()]
         try:
             if asynchronous:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
+                self._consumer.commit(offsets=offsets, asynchronous=True)  # `_on_commit` hears what became of it
             else:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._on_commit(None, self._consumer.commit(offsets=offsets, asynchronous=False) or [])
         except KafkaException as error:
             # A rebalance in between: whoever has the partition now reads these records again.
             _log.warning("commit refused", topic=self.topic, error=str(error))
-        else:
-            self._tracker.committed(positions)
 
 
 def _as_bytes(value: str | bytes | None) -> bytes | None:

@@ -3,15 +3,15 @@
 The mirror that inserts are planned on changes by the log like every other mirror: what is planned on is what all see.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 import torch
 
-from consumers.intake import Record
-from consumers.mirror import Mirror, attribute_rows
+from consumers.events import Record
+from consumers.mirror import ATTRIBUTE_WIDTH, Mirror, attribute_rows
 from consumers.questions import attribute_code
 from consumers.state_consumer import Entry, StateConsumer
 from engine.graph import GraphParams, plan_delete, plan_insert
@@ -31,6 +31,7 @@ class _Shard:
     writer: ShardWriter
     follower: Follower
     mirror: Mirror
+    sources: Sources
 
 
 class ItemHandler:
@@ -42,7 +43,7 @@ class ItemHandler:
         self._shards: dict[int, _Shard] = {}
 
     def decode(self, key: str, record: Record) -> Item | None:
-        """An item that the model can place."""
+        """An item that the index can hold."""
         if record.ticket.partition >= self._info.shards:
             raise MalformedMessage(
                 "partition",
@@ -55,6 +56,8 @@ class ItemHandler:
             raise MalformedMessage("id", f"{item.id!r} under the key {key!r}")
         if problem := self._model.encoder.problem(item.vector):
             raise MalformedMessage("vector", problem)
+        if len(item.tags) > ATTRIBUTE_WIDTH:
+            raise MalformedMessage("tags", f"more than the {ATTRIBUTE_WIDTH} that the index holds")
         return item
 
     def take(self, partition: int) -> Checkpoint | None:
@@ -64,10 +67,10 @@ class ItemHandler:
         self.release(partition)
         writer = ShardWriter(self._server, self._info, partition)
         position = writer.take()
-        follower = Follower(self._server.sibling(), self._info, partition)
-        mirror = Mirror(self._info, self._model)
+        follower, mirror = Follower(self._server, self._info, partition), Mirror(self._info, self._model)
+        sources = Sources(self._server, self._info.index, partition)
+        self._shards[partition] = _Shard(writer, follower, mirror, sources)
         mirror.load(follower.load())
-        self._shards[partition] = _Shard(writer, follower, mirror)
         _log.info("shard taken", shard=partition, epoch=position.epoch, items=len(mirror.row_of))
         return position.checkpoint
 
@@ -85,19 +88,18 @@ class ItemHandler:
         shard = self._shards.get(partition)
         if shard is None:
             return
-        latest = {entry.key: entry.message for entry in entries if self._is_news(shard, partition, entry)}
-        gone = [item for item, message in latest.items() if message is None and item in shard.mirror.row_of]
-        items = [message for message in _newest(entries) if latest.get(message.id) is not None]
+        outcome = last_words(entries, lambda item: self._stored_time(shard, item))
+        gone = [item for item, message in outcome.items() if message is None and item in shard.mirror.row_of]
         if gone:
             self._write(shard, self._deletion(shard, gone))
-        self._write(shard, self._upsert(shard, items, checkpoint))
+        self._write(shard, self._upsert(shard, [item for item in outcome.values() if item is not None], checkpoint))
 
-    def _is_news(self, shard: _Shard, partition: int, entry: Entry[Item]) -> bool:
-        """Whether an event is not older than what the index holds of the item."""
-        if entry.message is None or entry.key not in shard.mirror.row_of:
-            return True
-        stored = Sources(self._server, self._info.index, partition).get(entry.key)
-        return stored is None or decode_item(stored).timestamp_ms <= entry.message.timestamp_ms
+    def _stored_time(self, shard: _Shard, item: str) -> int | None:
+        """The time of the event that the index holds of an item, None where it holds none."""
+        if item not in shard.mirror.row_of:
+            return None
+        stored = shard.sources.get(item)
+        return None if stored is None else decode_item(stored).timestamp_ms
 
     def _write(self, shard: _Shard, batch: Batch) -> None:
         """Write a batch and see it come back through the log."""
@@ -110,6 +112,7 @@ class ItemHandler:
                 shard.mirror.apply(change)
 
     def _deletion(self, shard: _Shard, items: Sequence[str]) -> Batch:
+        """The batch that takes items out; without a position, as the rest of the records is still to come."""
         position = shard.writer.position
         seq = position.seq + 1
         rows = np.array(shard.mirror.rows(items), dtype=np.int64)
@@ -126,16 +129,17 @@ class ItemHandler:
         )
 
     def _upsert(self, shard: _Shard, items: Sequence[Item], checkpoint: Checkpoint) -> Batch:
+        """The batch that puts items in, each into its row if it has one, and moves the position on."""
         position = shard.writer.position
         seq = position.seq + 1
         if not items:
             return Batch(seq=seq, rows=position.rows, checkpoint=checkpoint)
-        rows, count = _place(shard.mirror, [item.id for item in items], position.rows)
-        tags = [item.tags for item in items]
-        metric = self._model.metric
+        ids, tags = [item.id for item in items], [item.tags for item in items]
+        rows, count = _place(shard.mirror, ids, position.rows)
         vectors, biases = self._model.encoder.encode(
-            [item.id for item in items], [item.text for item in items], tags, [item.vector for item in items]
+            ids, [item.text for item in items], tags, [item.vector for item in items]
         )
+        metric = self._model.metric
         state = metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
         links = plan_insert(shard.mirror.index, rows, metric.item_vectors(state), self._params)
         columns = {
@@ -150,22 +154,29 @@ class ItemHandler:
             seq=seq,
             rows=count,
             columns=columns,
-            ids_set={item.id: int(row) for item, row in zip(items, rows, strict=True)},
+            ids_set=dict(zip(ids, rows.tolist(), strict=True)),
             sources={item.id: encode(item) for item in items},
             checkpoint=checkpoint,
         )
 
 
-def _newest(entries: Iterable[Entry[Item]]) -> list[Item]:
-    """Of every item the event with the latest time; of equal times the one that came last."""
-    newest: dict[str, Item] = {}
+def last_words(entries: Iterable[Entry[Item]], stored_time: Callable[[str], int | None]) -> dict[str, Item | None]:
+    """What remains of events applied one after the other: by item its newest event, or None for a deletion.
+
+    An event older than what there is of the item changes nothing; of equal times the later one counts. A deletion has
+    no time of its own and counts where it stands. ``stored_time`` tells the time, in epoch ms, of what the index holds
+    of an item before, None for nothing. Items whose events all came too late are left out.
+    """
+    outcome: dict[str, Item | None] = {}
     for entry in entries:
-        item = entry.message
-        if item is None:
-            newest.pop(entry.key, None)
-        elif item.id not in newest or newest[item.id].timestamp_ms <= item.timestamp_ms:
-            newest[item.id] = item
-    return list(newest.values())
+        key, item = entry.key, entry.message
+        if item is not None:
+            known = outcome.get(key)
+            held = stored_time(key) if key not in outcome else known.timestamp_ms if known else None
+            if held is not None and held > item.timestamp_ms:
+                continue
+        outcome[key] = item
+    return outcome
 
 
 def _place(mirror: Mirror, items: Sequence[str], rows: int) -> tuple[np.ndarray, int]:

@@ -1,6 +1,7 @@
 """The one joint of engine and store: a generation in memory, changed only by what the log says."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -13,10 +14,10 @@ from index_store import Change, Column, Follower, GenerationInfo, LogGap, Snapsh
 _log = structlog.get_logger(__name__)
 
 ATTRIBUTE_WIDTH = 32
-"""Tags of an item that a filter can ask for: as many as a message may carry."""
+"""Tags that an item can have; one with more is refused."""
 
 _POLL_S = 0.2
-_RETRY_S = 1.0
+_RETRY_S = 0.5
 
 
 def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
@@ -54,7 +55,9 @@ class Mirror:
 
     def apply(self, change: Change) -> None:
         """Take over the next change."""
-        self.index.apply(change.columns, change.rows)
+        # The values are a view of the log entry's bytes, which torch takes for its own to write.
+        columns = {name: [(rows, values.copy()) for rows, values in pieces] for name, pieces in change.columns.items()}
+        self.index.apply(columns, change.rows)
         self._ids += [""] * (change.rows - len(self._ids))
         for item in change.ids_deleted:
             self.row_of.pop(item, None)
@@ -84,49 +87,76 @@ class Mirror:
 class MirrorFeed:
     """Follows a shard's log in a thread of its own and hands snapshots and changes on, in order.
 
-    ``available`` is False while the store does not answer: what is mirrored then is the last that was seen.
+    While the store does not answer, what was seen last stays; a store that lost the shard counts as one that does not
+    answer. ``answered_at`` is when it did last, on the monotonic clock, ``available`` whether it still does.
     """
 
     def __init__(self, follower: Follower, deliver: Callable[[Snapshot | Change], None]) -> None:
-        self._follower = follower
-        self._deliver = deliver
+        self._follower, self._deliver = follower, deliver
         self._stopping = threading.Event()
-        self.available = True
+        self._failure: Exception | None = None
+        self.available = False
+        self.answered_at = 0.0
         self._thread = threading.Thread(target=self._run, name="mirror feed", daemon=True)
 
     def start(self) -> None:
-        """Load the shard and begin to follow; the snapshot has been delivered when this returns."""
-        self._deliver(self._follower.load())
+        """Load the shard, deliver the snapshot and begin to follow. Raises `StoreError`."""
+        self._load()
         self._thread.start()
 
     def stop(self) -> None:
-        """Follow no longer and give the lease back."""
+        """Follow no longer and give the lease back; harmless if it was never started."""
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:
             self._thread.join()
         try:
             self._follower.close()
         except StoreError as error:
             _log.info("lease not given back", error=str(error))
 
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
     def _run(self) -> None:
-        loaded = True
-        while not self._stopping.is_set():
-            try:
-                if not loaded:
-                    self._deliver(self._follower.load())
-                    loaded = True
-                for change in self._follower.poll(_POLL_S):
-                    self._deliver(change)
-                self.available = True
-            except LogGap as gap:
+        try:
+            while not self._stopping.is_set():
+                self._follow()
+        except Exception as error:  # noqa: BLE001 - a mirror that stands still without a word is worse than none
+            self._failure = error
+
+    def _follow(self) -> None:
+        """Hand on what is new, from the log or, where that does not continue, all of it."""
+        try:
+            for change in self._follower.poll(_POLL_S):
+                self._deliver(change)
+            self._answered()
+        except LogGap as gap:
+            if self.available:
                 _log.warning("log gap, loading anew", error=str(gap))
-                loaded = False
-            except StoreError as error:
-                if self.available:
-                    _log.warning("store away, answering from the mirror", error=str(error))
-                self.available = False
-                self._stopping.wait(_RETRY_S)
+            self._load_anew()
+        except StoreError as error:
+            self._away(error)
+
+    def _load(self) -> None:
+        self._deliver(self._follower.load())
+        self._answered()
+
+    def _load_anew(self) -> None:
+        try:
+            self._load()
+        except StoreError as error:
+            self._away(error)
+
+    def _answered(self) -> None:
+        self.answered_at, self.available = time.monotonic(), True
+
+    def _away(self, error: StoreError) -> None:
+        if self.available:
+            _log.warning("store away, answering from the mirror", error=str(error))
+        self.available = False
+        self._stopping.wait(_RETRY_S)
 
 
 def attribute_rows(tags: Sequence[Sequence[str]], codes: Callable[[str], int]) -> np.ndarray:

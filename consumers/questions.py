@@ -7,7 +7,9 @@ from hashlib import blake2b
 import numpy as np
 
 from consumers.mirror import Mirror
-from engine.mlp_metric import BOTH, MAX_HISTORY, OTHER_ONLY, TARGET_ONLY
+from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
+from engine.errors import InvalidQuery
+from engine.mlp_metric import MAX_HISTORY
 from engine.model import Model
 from engine.query import Query, SearchParams
 from index_store import History
@@ -18,10 +20,10 @@ from messages import RecommendRequest
 class SearchDefaults:
     """What a request searches with unless it says otherwise, and what it may ask for at most."""
 
-    beam: int = 64
+    beam: int = 48
     width: int = 8
-    budget: int = 2_000
-    seed_fanout: int = 192
+    budget: int = 500
+    seed_fanout: int = 256
     max_beam: int = 4_096
 
 
@@ -34,8 +36,8 @@ def attribute_code(tag: str) -> int:
 def touched(request: RecommendRequest, stored: History, target: str | None) -> dict[str, set[str]]:
     """What the asker touched, newest first: item → behaviours.
 
-    The stored history of a user counts before the one that the request carries. One item alone, and entries that name
-    no behaviour, stand for the target behaviour.
+    The history that a request carries counts where nothing is stored: the user is new, or the store away. One item
+    alone, and entries that name no behaviour, stand for the target behaviour.
     """
     unnamed = target or ""
     if request.item is not None:
@@ -60,7 +62,13 @@ def make_query(
     defaults: SearchDefaults,
     deadline: float | None,
 ) -> Query:
-    """The query of a request against this mirror. Raises `InvalidQuery` for a vector that does not fit the metric."""
+    """The query of a request against this mirror.
+
+    Names that the mirror does not hold are passed over. deadline: seconds on the monotonic clock. Raises `InvalidQuery`
+    for a vector that does not fit the metric.
+    """
+    if request.vector is not None and request.vector.shape != (model.metric.dimensions,):
+        raise InvalidQuery("vector", f"has {request.vector.size} dimensions, the metric {model.metric.dimensions}")
     history = touched(request, stored, model.target)
     rows, codes = _history_rows(history, mirror, model.target)
     barred = [*request.exclude, *_excluded(request, history, model.target)]
@@ -101,7 +109,10 @@ def _code(behaviors: set[str], target: str | None) -> int:
 
 
 def _excluded(request: RecommendRequest, history: Mapping[str, set[str]], target: str | None) -> Sequence[str]:
-    """Items of the history that must not come back: those of the target behaviour unless the request says otherwise."""
+    """Items of the history that must not come back: those of the target behaviour unless the request says otherwise.
+
+    Where the metric knows no behaviours, what was touched counts as known.
+    """
     if request.item is not None:
         return [request.item]
     names = request.exclude_behaviors

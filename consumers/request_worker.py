@@ -1,11 +1,10 @@
 """The request worker: many requests at once, from Kafka through one running batch and back.
 
-Three threads. The poll thread (`Intake`) hands records out. The engine thread owns the mirror and the batch: it
-resolves names, steps the search and applies changes between two steps. The main thread decodes, reads histories in one
-pipelined read, and publishes answers.
+Three threads and a follower. The poll thread (`Intake`) hands records out. The engine thread owns the mirror and the
+batch: it resolves names, steps the search and applies changes between two steps. The main thread decodes, reads
+histories in one pipelined read, and publishes answers.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 from queue import Empty, SimpleQueue
@@ -13,13 +12,14 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from consumers.engine_thread import EngineThread, Question, Reply, RequestWorkerConfig, refusal
-from consumers.intake import Event, Intake, Record
+from consumers.events import Event, Record
+from consumers.histories import HistoryReader
+from consumers.intake import Intake
 from consumers.mirror import MirrorFeed
-from consumers.offsets import Ticket
+from consumers.outbox import Outbox
 from engine.model import Model
-from index_store import Follower, GenerationInfo, History, HistoryStore, Server, StoreError
+from index_store import Follower, GenerationInfo, Server
 from messages import (
-    DeadLetter,
     MalformedMessage,
     Recommendations,
     RecommendRequest,
@@ -30,13 +30,16 @@ from messages import (
     decode_request,
     parse_request,
 )
-from producers import DeadLetterProducer, Delivery, OnDelivered, ProducerError, ResponsePublisher, Writer
+from producers import Writer
 
 _log = structlog.get_logger(__name__)
 
-_TURN_S = 0.002
+_REPORTS_S = 0.002  # how often delivery reports are looked for while there are some to come
 _IDLE_S = 0.05
-_READ_AT_ONCE = 512
+_AT_ONCE = 512
+_CLOSE_S = 10.0
+
+Readable = tuple[Record, RequestHeaders, RecommendRequest]
 
 
 class RequestWorker:
@@ -51,103 +54,100 @@ class RequestWorker:
         config: RequestWorkerConfig,
         kafka_options: Mapping[str, object] | None = None,
     ) -> None:
-        topics = Topics(info.index)
+        """Prepare to serve. Raises `GenerationMismatch` when the generation was made with another model."""
         info.require_artefact(model.sha256)
-        self._config = config
-        self._records: SimpleQueue[Event] = SimpleQueue()
-        self._replies: SimpleQueue[Reply] = SimpleQueue()
-        self._delivered: SimpleQueue[tuple[Ticket, Delivery]] = SimpleQueue()
-        self._histories = HistoryStore(server, info.index)
-        self._writer = Writer(bootstrap_servers, kafka_options)
-        self._publisher = ResponsePublisher(self._writer, topics)
-        self._graveyard = DeadLetterProducer(self._writer)
+        self._config, self._topics = config, Topics(info.index)
+        self._inbox: SimpleQueue[Event | Reply] = SimpleQueue()
         self._intake = Intake(
-            bootstrap_servers, topics.requests, f"{info.index}.request-workers", self._records.put,
+            bootstrap_servers, self._topics.requests, f"{info.index}.request-workers", self._inbox.put,
             window=config.window, options=kafka_options,
         )  # fmt: skip
-        self._engine = EngineThread(info, model, config, self._replies.put)
-        self._feed = MirrorFeed(Follower(server.sibling(), info, 0), self._engine.follow)
-        self._stopping = threading.Event()
-        self.answered = 0
+        self._engine = EngineThread(info, model, config, self._inbox.put)
+        self._feed = MirrorFeed(Follower(server, info, 0), self._engine.follow)
+        self._histories = HistoryReader(server, info.index, lambda: self._feed.answered_at)
+        self._outbox = Outbox(Writer(bootstrap_servers, kafka_options), self._topics, self._intake.done)
+        self._stopping = False
+
+    @property
+    def answered(self) -> int:
+        """How many requests have been answered, whatever with."""
+        return self._outbox.answered
 
     def run(self) -> None:
         """Serve until `stop`; then finish what was taken, and commit. Raises what ended it otherwise."""
-        self._feed.start()
-        self._engine.start()
-        self._intake.start()
-        _log.info("serving requests")
         try:
-            while not self._stopping.is_set():
+            self._feed.start()
+            self._engine.start()
+            self._intake.start()
+            _log.info("serving requests")
+            while not self._stopping:
                 self._turn()
             self._drain()
         finally:
-            self._intake.stop()
+            self._intake.stop(finish=False)
+            self._intake.join(_CLOSE_S)
             self._engine.stop()
             self._feed.stop()
-            self._writer.flush()
+            self._histories.close()
+            self._outbox.close()
         _log.info("stopped", answered=self.answered)
 
     def stop(self) -> None:
         """Take no more requests and let `run` return when the ones taken are answered. Safe in a signal handler."""
-        self._stopping.set()
-
-    def _turn(self) -> None:
-        self._intake.check()
-        self._engine.check()
-        records = self._next_records()
-        if records:
-            self._submit(records)
-        self._publish()
+        self._stopping = True
 
     def _drain(self) -> None:
+        """Finish: what was taken is answered, the answers are acknowledged, and only then their offsets committed."""
         self._intake.stop()
         while self._intake.running:
             self._turn()
-        self._intake.join(0)
+        self._intake.check()
 
-    def _next_records(self) -> list[Record]:
-        """What has come, without waiting while answers are on their way."""
-        records: list[Record] = []
-        wait = _TURN_S if self._engine.busy or not self._replies.empty() else _IDLE_S
+    def _turn(self) -> None:
+        for part in (self._intake, self._engine, self._feed):
+            part.check()
+        records = []
+        for event in self._next_events():
+            if isinstance(event, Record):
+                records.append(event)
+            elif isinstance(event, Reply):
+                self._outbox.publish(event)
+        self._take(records)
+        self._outbox.settle()
+
+    def _next_events(self) -> list[Event | Reply]:
+        """What has come; waits a moment for the first."""
+        events: list[Event | Reply] = []
         try:
-            event = self._records.get(timeout=wait if self._replies.empty() else 0)
-            while True:
-                if isinstance(event, Record):
-                    records.append(event)
-                if len(records) == _READ_AT_ONCE:
-                    break
-                event = self._records.get_nowait()
+            events.append(self._inbox.get(timeout=_REPORTS_S if self._outbox.in_flight else _IDLE_S))
+            while len(events) < _AT_ONCE:
+                events.append(self._inbox.get_nowait())
         except Empty:
             pass
-        return records
+        return events
 
-    # -- in ----------------------------------------------------------------------------------------------------------
-
-    def _submit(self, records: list[Record]) -> None:
-        asked = [asked for record in records if (asked := self._decoded(record)) is not None]
-        users = [request.user for _, _, request in asked if request.user is not None]
-        histories, degraded = self._read_histories(users)
+    def _take(self, records: list[Record]) -> None:
+        """Hand the requests in records to the engine, with the histories that they need."""
+        asked = [readable for record in records if (readable := self._read(record)) is not None]
+        histories = self._histories.read([request.user for _, _, request in asked if request.user is not None])
         for record, headers, request in asked:
-            timeout_ms = headers.timeout_ms or self._config.default_timeout_ms
-            question = Question(
-                record.ticket,
-                headers,
-                request,
-                histories.get(request.user or "", {}),
-                degraded or not self._feed.available,
-                (record.timestamp_ms + timeout_ms) / 1000,
-            )
-            if time.time() >= question.expires_at:
-                self._replies.put(refusal(question, Status.EXPIRED, "its time was up before it was read"))
+            history = None if histories is None else histories.get(request.user or "", {})
+            away = not self._feed.available or (history is None and request.user is not None)
+            question = Question(record, headers, request, history or {}, away, self._expiry(record, headers))
+            if question.expires_at <= time.time():
+                self._outbox.publish(refusal(question, Status.EXPIRED, "its time was up before it was read"))
             else:
                 self._engine.submit(question)
 
-    def _decoded(self, record: Record) -> tuple[Record, RequestHeaders, RecommendRequest] | None:
-        """The request in a record; one that cannot be answered at all becomes a dead letter."""
+    def _read(self, record: Record) -> Readable | None:
+        """The request in a record; None where it is answered, or buried since nobody can be told."""
         try:
             headers = parse_request(record.headers)
         except MalformedMessage as error:
-            self._bury(record, str(error))
+            self._outbox.bury(record, str(error))
+            return None
+        if not self._topics.is_replies(headers.reply_to):
+            self._outbox.bury(record, f"reply_to: {headers.reply_to} is no topic for answers")
             return None
         try:
             return record, headers, decode_request(record.value or b"")
@@ -155,50 +155,14 @@ class RequestWorker:
             refused = Recommendations(Status.UNSUPPORTED, reason=str(error))
         except MalformedMessage as error:
             refused = Recommendations(Status.MALFORMED, reason=str(error))
-        self._replies.put(Reply(record.ticket, headers, refused))
+        self._outbox.publish(Reply(record, headers, refused))
         return None
 
-    def _read_histories(self, users: list[str]) -> tuple[Mapping[str, History], bool]:
-        try:
-            return (self._histories.read(users) if users else {}), False
-        except StoreError as error:
-            _log.warning("histories away, answering without", error=str(error))
-            return {}, True
+    def _expiry(self, record: Record, headers: RequestHeaders) -> float:
+        """When a request's time is up, in seconds since the epoch: counted from the broker's timestamp.
 
-    # -- out ---------------------------------------------------------------------------------------------------------
-
-    def _publish(self) -> None:
-        while True:
-            try:
-                reply = self._replies.get_nowait()
-            except Empty:
-                break
-            try:
-                self._publisher.publish(reply.headers, reply.recommendations, self._on_delivered(reply.ticket))
-            except ProducerError as error:
-                # Nobody can be told: a reply topic outside of the allow-list, or one that Kafka refuses.
-                _log.warning("answer refused", error=str(error))
-                self._intake.done(reply.ticket)
-        self._writer.poll(0)
-        self._take_deliveries()
-
-    def _bury(self, record: Record, reason: str) -> None:
-        letter = DeadLetter(record.topic, record.ticket.partition, record.ticket.offset, reason)
-        self._graveyard.bury(
-            letter, key=record.key, value=record.value, headers=record.headers,
-            on_delivered=self._on_delivered(record.ticket),
-        )  # fmt: skip
-
-    def _on_delivered(self, ticket: Ticket) -> OnDelivered:
-        return lambda delivery: self._delivered.put((ticket, delivery))
-
-    def _take_deliveries(self) -> None:
-        while True:
-            try:
-                ticket, delivery = self._delivered.get_nowait()
-            except Empty:
-                return
-            if delivery.error is not None:
-                raise delivery.error
-            self.answered += 1
-            self._intake.done(ticket)
+        From now where the broker tells none, or one of the future, which only a wrong clock can be the cause of.
+        """
+        now_ms = time.time() * 1000
+        asked_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms >= 0 else now_ms
+        return (asked_ms + (headers.timeout_ms or self._config.default_timeout_ms)) / 1000

@@ -4,7 +4,6 @@ What the topics of items and behaviours have in common. A `StateHandler` keeps t
 so the group's commits are for lag displays only; after any unknown outcome it is asked for the position again.
 """
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,18 +15,35 @@ import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from consumers.errors import IntakeFailed
-from consumers.intake import Assigned, Event, Intake, Record, Revoked
-from index_store import Checkpoint, StoreError, StreamChanged, check_stream
-from messages import DeadLetter, MalformedMessage, UnsupportedSchema
+from consumers.events import Assigned, Event, Record, Revoked
+from consumers.graveyard import bury_all
+from consumers.intake import Intake
+from index_store import (
+    Checkpoint,
+    GenerationMismatch,
+    InvalidBatch,
+    LayoutMismatch,
+    StaleEpoch,
+    StoreError,
+    StreamChanged,
+    UnknownGeneration,
+    UnsuitableServer,
+    check_stream,
+)
+from messages import MalformedMessage, UnsupportedSchema
 from messages.rules import identifier
-from producers import DeadLetterProducer, Writer
+from producers import Writer
 
 _log = structlog.get_logger(__name__)
 
 _WAIT_S = 0.05
 _RETRY_S = 0.5
+_FENCED_S = 10.0  # whoever took the shard has the partition, most likely, and this consumer is about to hear of it
 _METADATA_S = 10.0
+_CLOSE_S = 10.0
+_BATCH_BYTES = 16 << 20  # of values; what is made of them has to fit into one write of the store
+
+_PERMANENT = (StreamChanged, UnknownGeneration, GenerationMismatch, LayoutMismatch, UnsuitableServer, InvalidBatch)
 
 Decoded = TypeVar("Decoded")
 
@@ -42,7 +58,7 @@ class Entry(Generic[Decoded]):
 
 
 class StateHandler(Protocol[Decoded]):
-    """Keeps a state that a topic's records change."""
+    """Keeps a state that a topic's records change. All errors but a `StoreError` that may pass end the consumer."""
 
     def decode(self, key: str, record: Record) -> Decoded | None:
         """The message in a record, None for a null value. Raises `MalformedMessage` or `UnsupportedSchema`."""
@@ -54,7 +70,7 @@ class StateHandler(Protocol[Decoded]):
         """Apply records and the position after them. Raises `StoreError` when the outcome is refused or unknown."""
 
     def release(self, partition: int) -> None:
-        """Somebody else may write this partition's state from now on."""
+        """Somebody else may write this partition's state from now on; harmless when it was not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +87,24 @@ class StreamIdentity:
             last.ticket.offset + 1, self.cluster_id, self.topic_id, self.partitions, max(last.timestamp_ms, 0)
         )
 
+    def check(self, stored: Checkpoint | None) -> None:
+        """Raise `StreamChanged` for a position in another stream."""
+        check_stream(
+            stored,
+            cluster_id=self.cluster_id,
+            topic_id=self.topic_id,
+            partitions=self.partitions,
+            now_ms=time.time_ns() // 1_000_000,
+            # The age of a checkpoint is that of the last record, and a quiet topic is not a lost one.
+            delete_retention_ms=None,
+        )
+
 
 class StateConsumer(Generic[Decoded]):
-    """Feeds a handler from one topic until told to stop."""
+    """Feeds a handler from one topic until told to stop.
+
+    A partition is *wanted* from its assignment on, and *held* once the handler has taken it.
+    """
 
     def __init__(
         self,
@@ -91,97 +122,101 @@ class StateConsumer(Generic[Decoded]):
             bootstrap_servers, topic, group, self._events.put,
             positioned=True, window=8 * batch, options=kafka_options,
         )  # fmt: skip
-        admin: dict[str, Any] = {**(kafka_options or {}), "bootstrap.servers": bootstrap_servers, "log_level": 4}
+        admin: dict[str, Any] = {"log_level": 4, **(kafka_options or {}), "bootstrap.servers": bootstrap_servers}
         self._admin = AdminClient(admin)
         self._writer = Writer(bootstrap_servers, kafka_options)
-        self._graveyard = DeadLetterProducer(self._writer)
         self._identity: StreamIdentity | None = None
-        self._held: set[int] = set()
-        self._newest_assignment: dict[int, int] = defaultdict(int)
-        self._stale_up_to: dict[int, int] = defaultdict(int)
-        self._stopping = threading.Event()
+        self._wanted: dict[int, float] = {}  # partition → when to try to take it, monotonic
+        self._held: dict[int, int] = {}  # partition → the reading whose records count
+        self._stopping = False
 
     def run(self) -> None:
-        """Apply until `stop`. Raises `StreamChanged` or `IntakeFailed` when going on would do harm."""
+        """Apply until `stop`. Raises what ended it otherwise; what is applied then is neither lost nor repeated."""
         self._intake.start()
         _log.info("following", topic=self._topic)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping:
                 self._intake.check()
                 self._turn()
         finally:
             self._intake.stop()
-            self._intake.join(_METADATA_S)
+            self._intake.join(_CLOSE_S)
+            for partition in list(self._held):
+                self._release(partition)
+            self._writer.close()
         _log.info("stopped", topic=self._topic)
 
     def stop(self) -> None:
         """Let `run` return after the batch it is in. Safe in a signal handler."""
-        self._stopping.set()
+        self._stopping = True
 
     def _turn(self) -> None:
+        """Take in what has come, up to a batch of one partition, and apply it."""
         batches: dict[int, list[Record]] = defaultdict(list)
+        size = 0
         try:
             event = self._events.get(timeout=_WAIT_S)
             while True:
-                if isinstance(event, Record):
-                    self._collect(event, batches)
-                else:
+                if not isinstance(event, Record):
                     self._rebalance(event, batches)
-                if max(map(len, batches.values()), default=0) >= self._batch:
-                    break
+                elif self._held.get(event.ticket.partition) == event.reading:
+                    batches[event.ticket.partition].append(event)
+                    size += len(event.value or b"")
+                    if len(batches[event.ticket.partition]) >= self._batch or size >= _BATCH_BYTES:
+                        break
                 event = self._events.get_nowait()
         except Empty:
             pass
         for partition, records in batches.items():
             self._apply(partition, records)
-
-    def _collect(self, record: Record, batches: dict[int, list[Record]]) -> None:
-        partition, assignment = record.ticket.partition, record.ticket.assignment
-        self._newest_assignment[partition] = assignment
-        if partition in self._held and assignment > self._stale_up_to[partition]:
-            batches[partition].append(record)
+        for partition in [partition for partition, at in self._wanted.items() if at <= time.monotonic()]:
+            self._take(partition)
 
     def _rebalance(self, event: Assigned | Revoked, batches: dict[int, list[Record]]) -> None:
         batches.pop(event.partition, None)
+        self._release(event.partition)
+        self._wanted.pop(event.partition, None)
         if isinstance(event, Assigned):
-            self._take(event.partition)
-        elif event.partition in self._held:
-            self._held.discard(event.partition)
-            self._handler.release(event.partition)
+            self._wanted[event.partition] = time.monotonic()
 
     def _take(self, partition: int) -> None:
-        """Become the writer of a partition, for as long as it takes the store to answer, and start to read there."""
-        while not self._stopping.is_set():
-            try:
-                stored = self._handler.take(partition)
-                identity = self._check_identity(stored)
-            except StreamChanged:
-                raise
-            except StoreError as error:
-                _log.warning("partition not taken yet", topic=self._topic, partition=partition, error=str(error))
-                self._stopping.wait(_RETRY_S)
-                continue
-            self._identity = identity
-            self._held.add(partition)
-            # Records that are still queued were read before this position: they come again, or count already.
-            self._stale_up_to[partition] = self._newest_assignment[partition]
-            self._intake.start_at(partition, stored.next_offset if stored else 0)
-            return
+        """Become the writer of a partition and start to read where its state stands."""
+        try:
+            stored = self._handler.take(partition)
+            self._identity = self._identity or self._look_up_identity()
+            self._identity.check(stored)
+        except _PERMANENT:
+            raise
+        except (StoreError, KafkaException) as error:
+            _log.warning("partition not taken yet", topic=self._topic, partition=partition, error=str(error))
+            self._handler.release(partition)
+            self._wanted[partition] = time.monotonic() + _RETRY_S
+        else:
+            del self._wanted[partition]
+            # What is still queued was read under an earlier number: it comes again, or counts already.
+            self._held[partition] = self._intake.start_at(partition, stored.next_offset if stored else 0)
+
+    def _release(self, partition: int) -> None:
+        self._held.pop(partition, None)
+        self._handler.release(partition)
 
     def _apply(self, partition: int, records: list[Record]) -> None:
         entries, read, blocked = self._decode(records)
         if read and self._identity is not None:
             try:
                 self._handler.apply(partition, entries, self._identity.checkpoint(read[-1]))
+            except _PERMANENT:
+                raise
             except StoreError as error:
                 _log.warning("batch not applied, taking the partition anew", partition=partition, error=str(error))
-                self._held.discard(partition)
-                self._take(partition)
+                self._release(partition)
+                wait_s = _FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S
+                self._wanted[partition] = time.monotonic() + wait_s
                 return
             for record in read:
                 self._intake.done(record.ticket)
         if blocked is not None:
-            self._held.discard(partition)
+            self._release(partition)
             _log.error(
                 "PARTITION PAUSED: a newer release wrote this record, upgrade this worker",
                 topic=self._topic, partition=partition, offset=blocked.ticket.offset,
@@ -190,43 +225,30 @@ class StateConsumer(Generic[Decoded]):
     def _decode(self, records: list[Record]) -> tuple[list[Entry[Decoded]], list[Record], Record | None]:
         """What can be applied, the records that are through with it, and the first one that is too new to be read.
 
-        What cannot be read is a dead letter, written before its offset counts.
+        What cannot be read is a dead letter, acknowledged when this returns. Raises `ProducerError` if it is not.
         """
         entries: list[Entry[Decoded]] = []
+        unreadable: list[tuple[Record, str]] = []
+        read, blocked = records, None
         for number, record in enumerate(records):
             try:
                 key = _key(record)
                 entries.append(Entry(key, self._handler.decode(key, record), record))
             except UnsupportedSchema:
-                return entries, records[:number], record
+                read, blocked = records[:number], record
+                break
             except MalformedMessage as error:
-                ticket = record.ticket
-                _log.warning("dead letter", topic=self._topic, offset=ticket.offset, reason=str(error))
-                letter = DeadLetter(self._topic, ticket.partition, ticket.offset, str(error))
-                self._graveyard.bury(letter, key=record.key, value=record.value, headers=record.headers)
-        return entries, records, None
-
-    def _check_identity(self, stored: Checkpoint | None) -> StreamIdentity:
-        identity = self._identity or self._look_up_identity()
-        check_stream(
-            stored,
-            cluster_id=identity.cluster_id,
-            topic_id=identity.topic_id,
-            partitions=identity.partitions,
-            now_ms=time.time_ns() // 1_000_000,
-            # The age of a checkpoint is that of the last record, and a quiet topic is not a lost one.
-            delete_retention_ms=None,
-        )
-        return identity
+                unreadable.append((record, str(error)))
+        bury_all(self._writer, unreadable)
+        return entries, read, blocked
 
     def _look_up_identity(self) -> StreamIdentity:
-        """Ask the broker. One that does not tell topic ids (the embedded one) has its topics named by name."""
-        try:
-            metadata = self._admin.list_topics(self._topic, timeout=_METADATA_S)
-            partitions = len(metadata.topics[self._topic].partitions)
-            return StreamIdentity(metadata.cluster_id or "", self._topic, partitions)
-        except KafkaException as error:
-            raise IntakeFailed(f"no metadata of {self._topic}: {error}") from error
+        """Ask the broker. The embedded one does not tell topic ids, so topics are named by name."""
+        metadata = self._admin.list_topics(self._topic, timeout=_METADATA_S)
+        topic = metadata.topics[self._topic]
+        if topic.error is not None:
+            raise KafkaException(topic.error)
+        return StreamIdentity(metadata.cluster_id or "", self._topic, len(topic.partitions))
 
 
 def _key(record: Record) -> str:

@@ -1,0 +1,40 @@
+"""What an intake tells the thread that works: records, and which partitions they come from."""
+
+from dataclasses import dataclass
+
+from consumers.offsets import Ticket
+from messages import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it came; its ticket goes back when it is done.
+
+    reading: what `Intake.start_at` returned for the start that this record was read after, 0 without one.
+    timestamp_ms: −1 where the broker tells none.
+    """
+
+    ticket: Ticket
+    reading: int
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A partition that is read from now on, or as soon as `Intake.start_at` names the offset."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A partition that somebody else may read from now on."""
+
+    partition: int
+
+
+Event = Record | Assigned | Revoked

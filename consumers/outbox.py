@@ -1,0 +1,92 @@
+"""Answers and dead letters on their way to Kafka: a request is done when what came of it is acknowledged."""
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+import structlog
+
+from consumers.engine_thread import Reply
+from consumers.events import Record
+from consumers.graveyard import bury
+from consumers.offsets import Ticket
+from messages import Topics
+from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
+
+_log = structlog.get_logger(__name__)
+
+# librdkafka's words for what is wrong with one record, and not with Kafka or with this worker.
+_ITS_OWN_FAULT = frozenset(
+    {
+        "_UNKNOWN_PARTITION",
+        "_UNKNOWN_TOPIC",
+        "UNKNOWN_TOPIC_OR_PART",
+        "TOPIC_EXCEPTION",
+        "TOPIC_AUTHORIZATION_FAILED",
+        "MSG_SIZE_TOO_LARGE",
+    }
+)
+
+
+class Outbox:
+    """Publishes for one thread; ``done`` hears of every record whose answer, or dead letter, Kafka has."""
+
+    def __init__(self, writer: Writer, topics: Topics, done: Callable[[Ticket], None]) -> None:
+        self._writer, self._done = writer, done
+        self._publisher = ResponsePublisher(writer, topics)
+        self._reports: SimpleQueue[tuple[Record, Delivery, bool]] = SimpleQueue()
+        self.in_flight = 0
+        self.answered = 0
+
+    def publish(self, reply: Reply) -> None:
+        """Send an answer; where it cannot be told, the request becomes a dead letter. Raises as `settle` does."""
+        while True:
+            try:
+                self._publisher.publish(reply.headers, reply.recommendations, self._report(reply.record, letter=False))
+            except QueueFull as error:
+                # Kafka takes no answers: take in no requests either, until it does or gives up one of them.
+                _log.warning("answers wait", error=str(error))
+                self.settle()
+            except ProducerError as error:
+                self._unanswerable(reply.record, error)
+                return
+            else:
+                self.in_flight += 1
+                return
+
+    def bury(self, record: Record, reason: str) -> None:
+        """Send a dead letter. Raises `ProducerError`."""
+        bury(self._writer, record, reason, self._report(record, letter=True))
+        self.in_flight += 1
+
+    def settle(self) -> None:
+        """Take in the delivery reports that have come.
+
+        Raises `ProducerError` for a record that was not written though nothing is wrong with it.
+        """
+        self._writer.poll(0)
+        while True:
+            try:
+                record, delivery, letter = self._reports.get_nowait()
+            except Empty:
+                return
+            self.in_flight -= 1
+            if delivery.error is None:
+                self.answered += not letter
+                self._done(record.ticket)
+            elif letter:
+                raise delivery.error
+            else:
+                self._unanswerable(record, delivery.error)
+
+    def close(self) -> None:
+        """End the connection; what is still on its way is dropped, and its requests stay open."""
+        self._writer.close()
+
+    def _unanswerable(self, record: Record, error: ProducerError) -> None:
+        """Bury a request whose answer Kafka refuses; raise when it would refuse any other as well."""
+        if isinstance(error, DeliveryFailed) and error.reason.partition(":")[0] not in _ITS_OWN_FAULT:
+            raise error
+        self.bury(record, f"no answer possible: {error}")
+
+    def _report(self, record: Record, *, letter: bool) -> OnDelivered:
+        return lambda delivery: self._reports.put((record, delivery, letter))

@@ -1,0 +1,208 @@
+import time
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from consumers.engine_thread import EngineThread, Question, Reply, RequestWorkerConfig
+from consumers.events import Record
+from consumers.mirror import Mirror, columns_of
+from consumers.offsets import Ticket
+from engine.errors import InvalidColumns
+from engine.graph import plan_insert
+from engine.index import ItemIndex
+from engine.model import vector_model
+from index_store import Change, GenerationInfo, Snapshot
+from messages import Recommendations, RecommendRequest, RequestHeaders, Status
+from tests.consumers.stage import DEGREE, DIMENSIONS, PARAMS, best
+
+MODEL = vector_model(DIMENSIONS)
+COLUMNS = columns_of(MODEL, DEGREE)
+INFO = GenerationInfo("t", "g", MODEL.metric.kind, MODEL.version, "", MODEL.sha256, COLUMNS)
+
+
+def snapshot(rows: int, seed: int = 0, prefix: str = "i", scale: float = 1.0) -> Snapshot:
+    """A shard of random items, linked."""
+    vectors = (scale * np.random.default_rng(seed).normal(size=(rows, DIMENSIONS))).astype(np.float32)
+    arrays = {column.name: column.zeros(rows) for column in COLUMNS}
+    arrays["vectors"], arrays["versions"][:] = vectors, 1
+    arrays["neighbors"][:] = -1
+    if rows:
+        index = ItemIndex(MODEL.metric, DEGREE)
+        arrays["neighbors"] = plan_insert(index, np.arange(rows), torch.from_numpy(vectors), PARAMS).neighbors
+    return Snapshot(7, 1, rows, arrays, {f"{prefix}{row}": row for row in range(rows)})
+
+
+def mirror_of(shard: Snapshot) -> Mirror:
+    """A mirror of its own of a shard."""
+    mirror = Mirror(INFO, MODEL)
+    mirror.load(shard)
+    return mirror
+
+
+class Desk:
+    """Puts questions to an engine thread and takes its replies."""
+
+    def __init__(self, shard: Snapshot, **config: Any) -> None:
+        self.replies: SimpleQueue[Reply] = SimpleQueue()
+        self.engine = EngineThread(INFO, MODEL, RequestWorkerConfig(**config), self.replies.put)
+        self.engine.follow(shard)
+        self._asked = 0
+
+    def question(self, request: RecommendRequest, timeout_s: float = 30.0) -> Question:
+        """A question that is up in so many seconds."""
+        self._asked += 1
+        record = Record(Ticket(0, self._asked, 1), 0, "t.requests", None, None, (), -1)
+        headers = RequestHeaders(f"c{self._asked}", "t.replies.x")
+        return Question(record, headers, request, {}, degraded=False, expires_at=time.time() + timeout_s)
+
+    def submit(self, request: RecommendRequest, timeout_s: float = 30.0) -> str:
+        """Submit a question; returns its correlation id."""
+        question = self.question(request, timeout_s)
+        self.engine.submit(question)
+        return question.headers.correlation_id
+
+    def take(self, count: int) -> dict[str, Recommendations]:
+        """So many answers by correlation id."""
+        replies = [self.replies.get(timeout=20) for _ in range(count)]
+        assert len({reply.headers.correlation_id for reply in replies}) == count
+        return {reply.headers.correlation_id: reply.recommendations for reply in replies}
+
+    def ask(self, request: RecommendRequest, timeout_s: float = 30.0) -> Recommendations:
+        """The answer to one question."""
+        name = self.submit(request, timeout_s)
+        return self.take(1)[name]
+
+
+@pytest.fixture
+def desks() -> Iterator[list[Desk]]:
+    """Desks whose engines are stopped at the end."""
+    made: list[Desk] = []
+    yield made
+    for desk in made:
+        desk.engine.stop()
+
+
+def vectors(count: int, seed: int = 1) -> list[np.ndarray]:
+    """Random vectors to ask for."""
+    return list(np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32))
+
+
+def items(answer: Recommendations) -> list[str]:
+    """The ids of an answer."""
+    return [scored.item for scored in answer.items]
+
+
+def test_answers_are_the_exhaustive_ones_without_a_budget(desks: list[Desk]) -> None:
+    """Many questions in few lanes, every one answered once and as exactly as can be."""
+    shard = snapshot(400)
+    desks.append(desk := Desk(shard, lanes=5))
+    asked = {desk.submit(RecommendRequest(vector=v, beam=400, budget=10_000)): v for v in vectors(40)}
+    desk.engine.start()
+    answers, mirror = desk.take(40), mirror_of(shard)
+    for name, vector in asked.items():
+        assert answers[name].status is Status.OK
+        assert items(answers[name]) == best(mirror, vector, 10)
+        assert (answers[name].metric_version, answers[name].index_version) == ("inner_product.8", "g.7")
+
+
+def test_an_empty_index_answers_so(desks: list[Desk]) -> None:
+    """Status ok, no items, and the reason; also with a filter and with a user of whom nothing is known."""
+    desks.append(desk := Desk(snapshot(0)))
+    desk.engine.start()
+    for request in (
+        RecommendRequest(vector=vectors(1)[0]),
+        RecommendRequest(user="nobody", tags=("red",)),
+        RecommendRequest(item="i0"),
+    ):
+        answer = desk.ask(request)
+        assert (answer.status, answer.items, answer.reason) == (Status.OK, (), "empty_index")
+
+
+def test_more_than_there_is(desks: list[Desk]) -> None:
+    """K beyond the catalogue returns the catalogue less what is excluded."""
+    desks.append(desk := Desk(snapshot(20)))
+    desk.engine.start()
+    answer = desk.ask(RecommendRequest(user="nobody", k=500, exclude=("i3", "i9", "elsewhere")))
+    assert sorted(items(answer)) == sorted(f"i{n}" for n in range(20) if n not in (3, 9))
+    assert desk.ask(RecommendRequest(item="elsewhere")).reason == "unknown_item"
+    assert items(desk.ask(RecommendRequest(vector=vectors(1)[0], tags=("red",)))) == []
+
+
+def test_a_snapshot_starts_the_questions_in_work_again(desks: list[Desk]) -> None:
+    """A new snapshot has rows of its own: answers name its items, and every question is answered once."""
+    old, new = snapshot(3000), snapshot(50, seed=9, prefix="n")
+    desks.append(desk := Desk(old, lanes=4))
+    asked = [desk.submit(RecommendRequest(vector=v, beam=3000, budget=10_000)) for v in vectors(40)]
+    desk.engine.start()
+    first = desk.take(1)
+    desk.engine.follow(new)
+    answers = first | desk.take(39)
+    assert answers.keys() == set(asked)
+    assert {name[0] for answer in answers.values() for name in items(answer)} == {"i", "n"}
+    assert all(len({name[0] for name in items(answer)}) == 1 for answer in answers.values())
+    assert items(desk.ask(RecommendRequest(vector=vectors(1)[0], beam=60, budget=100))) == best(
+        mirror_of(new), vectors(1)[0], 10
+    )
+
+
+def test_a_row_that_holds_another_item_now_obeys_the_request(desks: list[Desk]) -> None:
+    """A row that is freed and used again while a lane runs: its new item is excluded when the request says so."""
+    shard = snapshot(600)
+    desks.append(desk := Desk(shard, lanes=1))
+    vector = vectors(1)[0]
+    asked = [
+        desk.submit(RecommendRequest(vector=vector, k=600, beam=600, budget=10_000, exclude=("fresh",)))
+        for _ in range(20)
+    ]
+    row = np.array([5])
+    values = {"vectors": 10 * vector[None], "versions": np.array([[8]])}
+    change = Change(8, 1, 600, {name: [(row, value)] for name, value in values.items()}, {"fresh": 5}, ["i5"])
+    desk.engine.start()
+    answers = desk.take(1)
+    desk.engine.follow(change)
+    answers |= desk.take(19)
+    assert answers.keys() == set(asked)
+    assert all("fresh" not in items(answer) for answer in answers.values())
+    assert items(desk.ask(RecommendRequest(vector=vector, beam=600, budget=10_000)))[0] == "fresh"
+
+
+def test_bad_questions_hurt_nobody_else(desks: list[Desk]) -> None:
+    """A vector of another length is malformed, overflowing scores have failed, and the next question is answered."""
+    desks.append(desk := Desk(snapshot(50, scale=1e30)))
+    desk.engine.start()
+    wrong = desk.ask(RecommendRequest(vector=np.ones(3, np.float32)))
+    assert (wrong.status, wrong.reason) == (Status.MALFORMED, "vector: has 3 dimensions, the metric 8")
+    huge = desk.ask(RecommendRequest(vector=np.full(DIMENSIONS, 1e30, np.float32)))
+    assert huge.status is Status.FAILED
+    assert "not finite" in (huge.reason or "")
+    assert desk.ask(RecommendRequest(user="nobody")).status is Status.OK
+    desk.engine.check()
+
+
+def test_overload_and_lateness_are_answered_without_computing(desks: list[Desk]) -> None:
+    """Beyond the work that may wait a question is rejected with a hint; one whose time is up has expired."""
+    desks.append(desk := Desk(snapshot(200), lanes=1, max_waiting=250))
+    asked = [desk.submit(RecommendRequest(vector=v, budget=100)) for v in vectors(30)]
+    late = desk.submit(RecommendRequest(vector=vectors(1)[0], budget=100), timeout_s=-1)
+    desk.engine.start()
+    answers = desk.take(31)
+    statuses = [answers[name].status for name in asked]
+    assert statuses.count(Status.OK) == 2
+    assert statuses.count(Status.REJECTED) == 28
+    assert all(answers[name].retry_after_ms for name in asked if answers[name].status is Status.REJECTED)
+    assert answers[late].status is Status.EXPIRED
+
+
+def test_what_ends_the_thread_is_raised() -> None:
+    """A change that does not fit the index ends the thread, and whoever checks hears why."""
+    desk = Desk(snapshot(10))
+    wrong = Change(8, 1, 10, {"neighbors": [(np.array([1]), np.full((1, DEGREE), 99, np.int32))]}, {}, [])
+    desk.engine.follow(wrong)
+    desk.engine.start()
+    desk.engine.stop()
+    with pytest.raises(InvalidColumns, match="neighbors outside of the 10 rows"):
+        desk.engine.check()

@@ -92,6 +92,7 @@ class RecommendClient:
             raise KafkaUnavailable(f"kafka.options: {error.args[0].str()}") from None
         self._requests = RequestProducer(self._writer, self._topics)
         self._open = OpenRequests()
+        self._sending = threading.Lock()  # nobody may be inside the writer while it is closed
         self._undelivered: SimpleQueue[tuple[OpenRequest, ProducerError]] = SimpleQueue()
         self._ignored = Ignored()
         self._stopping = threading.Event()
@@ -130,17 +131,12 @@ class RecommendClient:
         """
         if not 0 < timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s: {timeout_s:g} is not within 0 and {_MAX_TIMEOUT_S:g} seconds")
-        opened = self._open.add(timeout_s)
-        headers = RequestHeaders(
-            opened.correlation_id,
-            self._replies.topic,
-            reply_partition=self._replies.partitions[opened.number % len(self._replies.partitions)],
-            timeout_ms=math.ceil(timeout_s * 1000),
-        )
-        try:
-            self._requests.send(request, headers, on_delivered=partial(self._note_delivery, opened))
-        except ProducerError as error:
-            self._undelivered.put((opened, error))
+        with self._sending:
+            opened = self._open.add(timeout_s)
+            try:
+                self._requests.send(request, self._headers(opened), on_delivered=partial(self._note_delivery, opened))
+            except ProducerError as error:
+                self._undelivered.put((opened, error))
         return opened.future
 
     def for_user(self, user: str, k: int = 10, timeout_s: float = 10.0) -> Recommendations:
@@ -169,6 +165,15 @@ class RecommendClient:
     ) -> None:
         self.close()
 
+    def _headers(self, opened: OpenRequest) -> RequestHeaders:
+        partitions = self._replies.partitions
+        return RequestHeaders(
+            opened.correlation_id,
+            self._replies.topic,
+            reply_partition=partitions[opened.number % len(partitions)],
+            timeout_ms=math.ceil(opened.timeout_s * 1000),
+        )
+
     def _note_delivery(self, opened: OpenRequest, delivery: Delivery) -> None:
         # Only a note: failing the future here would run its callbacks, and they may write.
         if delivery.error:
@@ -186,8 +191,10 @@ class RecommendClient:
         except KafkaException as error:
             end = KafkaUnavailable(f"reading {self._replies.topic} failed: {error.args[0].str()}")
         finally:
-            # However it came to this, nobody is left waiting.
-            for opened in self._open.close(end):
+            # However it came to this, nobody is left waiting, and from here on nobody sends.
+            with self._sending:
+                left = self._open.close(end)
+            for opened in left:
                 opened.fail(end)
             self._replies.close()
             self._writer.close()

@@ -1,34 +1,21 @@
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
-from hopstream import Recommendations, RecommendClient, RecommendRequest, open_requests, reply_topic
+from hopstream import Recommendations, RecommendClient, RecommendRequest, open_requests
 from hopstream.client import Ignored
 from hopstream.errors import (
-    AnswerUnreadable,
     ClientClosed,
     ClientError,
-    KafkaUnavailable,
-    RequestNotSent,
-    RequestTimedOut,
 )
 from hopstream.open_requests import OpenRequests
-from messages import RequestHeaders, ScoredItem, Status, Topics, decode_request, parse_request
-from producers import ResponsePublisher, Writer
-from tests.brokers import mock_kafka, reader
-
-QUIET = {"log_level": 0}
-LONG_S = 30.0  # for what must come, on a machine however busy
+from messages import RequestHeaders
+from tests.brokers import mock_kafka
+from tests.workers import LONG_S, Worker, error_of, items, served, user
 
 
 @pytest.fixture(scope="module")
@@ -36,70 +23,6 @@ def kafka() -> Iterator[str]:
     """The address of a broker; each test uses an index of its own."""
     with mock_kafka() as address:
         yield address
-
-
-def make_topic(kafka: str, topic: str) -> None:
-    """Have a topic made, as the embedded broker does when a producer asks for it."""
-    Producer({"bootstrap.servers": kafka}).list_topics(topic, timeout=LONG_S)
-
-
-class Worker:
-    """Hands every request of an index to `act`, on a thread of its own, which may answer it, or any other, or not."""
-
-    def __init__(
-        self, kafka: str, index: str, act: Callable[["Worker", RequestHeaders, RecommendRequest], None]
-    ) -> None:
-        self.writer = Writer(kafka)
-        self._publisher = ResponsePublisher(self.writer, Topics(index))
-        make_topic(kafka, Topics(index).requests)
-        self._requests = reader(kafka, Topics(index).requests)
-        self._act = act
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def echo(self, headers: RequestHeaders, request: RecommendRequest) -> None:
-        """Answer with one item, named like the user who asks."""
-        self._publisher.publish(headers, Recommendations(Status.OK, items=(ScoredItem(request.user or "nobody", 1.0),)))
-
-    def _run(self) -> None:
-        with self._requests as consumer:
-            while not self._stop.is_set():
-                if message := consumer.poll(0.05):
-                    self._act(self, parse_request(message.headers()), decode_request(message.value()))
-                    self.writer.poll()
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.writer.flush()
-
-
-def user(name: str) -> RecommendRequest:
-    """Return a request of a user."""
-    return RecommendRequest(user=name)
-
-
-def items(recommendations: Recommendations) -> list[str]:
-    """Return the items' names."""
-    return [item.item for item in recommendations.items]
-
-
-def error_of(future: Future[Recommendations]) -> str:
-    """Return the kind and text of the error a future ends with."""
-    error = future.exception(LONG_S)
-    return f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def served(
-    kafka: str, index: str, act: Callable[[Worker, RequestHeaders, RecommendRequest], None] = Worker.echo
-) -> Iterator[RecommendClient]:
-    """Run a worker and a client of one index."""
-    with Worker(kafka, index, act), RecommendClient(kafka, index) as client:
-        yield client
 
 
 def test_an_answer_comes_back(kafka: str) -> None:
@@ -159,20 +82,21 @@ def test_a_thousand_at_once_each_get_their_own(kafka: str) -> None:
 
 
 def test_a_late_answer_is_ignored_and_counted(kafka: str) -> None:
-    """After its time-out an answer changes nothing; the error said where to look."""
-    held: list[RequestHeaders] = []
+    """After its time-out an answer changes nothing, and the next request finds its own."""
+    held: Future[RequestHeaders] = Future()
 
     def act(worker: Worker, headers: RequestHeaders, request: RecommendRequest) -> None:
-        if not held:
-            held.append(headers)
+        if request.user == "u1":
+            held.set_result(headers)
             return
         # On one partition, so that the late answer is read before the one that the test waits for.
-        worker.echo(replace(held[0], reply_partition=headers.reply_partition), request)
+        worker.echo(replace(held.result(), reply_partition=headers.reply_partition), request)
         worker.echo(headers, request)
 
     with served(kafka, "late", act) as client:
-        with pytest.raises(RequestTimedOut, match=r"within 0.3 s: is a worker serving index late \("):
-            client.recommend(user("u1"), timeout_s=0.3)
+        future = client.submit(user("u1"), timeout_s=0.1)
+        held.result(LONG_S)
+        assert error_of(future).startswith("RequestTimedOut: no answer within 0.1 s: ")
         assert items(client.recommend(user("u2"), timeout_s=LONG_S)) == ["u2"]
         assert client.ignored == Ignored(late=1)
 
@@ -196,31 +120,6 @@ def test_strange_answers_are_ignored_and_counted(kafka: str) -> None:
     assert 1 <= ignored.late <= 5
 
 
-@pytest.mark.parametrize("body", [b"", None, b"\xc1", b"\x81\xa1v\x92\x63\x00"])
-def test_an_answer_that_cannot_be_read_is_an_error_at_once(kafka: str, body: bytes | None) -> None:
-    """Nobody waits out a time-out for an answer that is there and broken, or of a newer schema."""
-
-    def act(worker: Worker, headers: RequestHeaders, request: RecommendRequest) -> None:
-        name = [("correlation_id", headers.correlation_id.encode())]
-        worker.writer.write(headers.reply_to, key=None, value=body, headers=name, partition=0)
-
-    with served(kafka, "broken", act) as client, pytest.raises(AnswerUnreadable, match="same version"):
-        client.recommend(user("u1"), timeout_s=LONG_S)
-
-
-def test_close_fails_what_is_open(kafka: str) -> None:
-    """Closing ends the thread and every wait; later requests are refused, a second close is not."""
-    client = RecommendClient(kafka, "closed")
-    threads = threading.active_count()
-    futures = [client.submit(user("u1"), LONG_S) for _ in range(100)]
-    client.close()
-    client.close()
-    assert {error_of(future) for future in futures} == {"ClientClosed: the client is closed"}
-    assert threading.active_count() == threads - 1
-    with pytest.raises(ClientClosed):
-        client.submit(user("u1"))
-
-
 def test_a_client_hears_nothing_of_an_earlier_one(kafka: str) -> None:
     """What lies on the reply topic from before is not read, on any partition."""
     with Worker(kafka, "again", Worker.echo):
@@ -229,23 +128,6 @@ def test_a_client_hears_nothing_of_an_earlier_one(kafka: str) -> None:
                 for _ in range(4):
                     client.recommend(user("u1"), LONG_S)
                 assert client.ignored == Ignored()
-
-
-def test_ctrl_c_ends_the_wait(kafka: str) -> None:
-    """An interrupt reaches whoever waits, and the client goes on working."""
-    main = threading.main_thread().ident
-    assert main is not None
-
-    def act(worker: Worker, headers: RequestHeaders, request: RecommendRequest) -> None:
-        if request.user == "u1":
-            signal.pthread_kill(main, signal.SIGINT)
-        else:
-            worker.echo(headers, request)
-
-    with served(kafka, "interrupt", act) as client:
-        with pytest.raises(KeyboardInterrupt):
-            client.recommend(user("u1"), LONG_S)
-        assert items(client.recommend(user("u2"), LONG_S)) == ["u2"]
 
 
 def test_callbacks_may_ask_again_but_not_wait(kafka: str) -> None:
@@ -280,72 +162,6 @@ def test_a_cancelled_request_disturbs_nobody(kafka: str) -> None:
             futures = [client.submit(user("u2"), LONG_S) for _ in range(8)]
             assert [items(future.result()) for future in futures] == [["u2"]] * 8
         assert first.cancelled()
-
-
-@pytest.mark.parametrize("timeout_s", [0, -1, 3601, float("nan"), float("inf")])
-def test_a_time_out_is_positive_and_at_most_an_hour(kafka: str, timeout_s: float) -> None:
-    """What the header cannot hold is refused before anything is sent."""
-    with RecommendClient(kafka, "limits") as client, pytest.raises(ValueError, match="timeout_s"):
-        client.submit(user("u1"), timeout_s)
-
-
-def test_a_request_that_kafka_refuses_fails_its_future(kafka: str) -> None:
-    """A record too large for Kafka is an error at once, and names the reason."""
-    with RecommendClient(kafka, "large", options={"message.max.bytes": 1000, **QUIET}) as client:
-        request = RecommendRequest(user="u1", exclude=tuple(f"item-{number}" for number in range(1000)))
-        assert error_of(client.submit(request, LONG_S)).startswith(
-            "RequestNotSent: large.requests: not written: MSG_SIZE"
-        )
-
-
-def test_a_request_that_kafka_never_took() -> None:
-    """With the broker gone, the delivery's failure or the time-out ends the wait, whichever comes first."""
-    with mock_kafka() as address:
-        short = RecommendClient(address, "gone", options={"message.timeout.ms": 100, **QUIET})
-        patient = RecommendClient(address, "gone", options=QUIET)
-    with short, patient:
-        undelivered, unheard = short.submit(user("u1"), LONG_S), patient.submit(user("u1"), 0.2)
-        assert error_of(unheard).startswith(
-            f"RequestTimedOut: no answer within 0.2 s: Kafka at {address} has not taken"
-        )
-        assert isinstance(undelivered.exception(LONG_S), RequestNotSent)
-
-
-def test_no_kafka_is_an_error_that_says_so() -> None:
-    """Without a broker no client comes into being; the error names the address."""
-    with pytest.raises(KafkaUnavailable, match=r"Kafka at 127.0.0.1:1 does not answer"):
-        RecommendClient("127.0.0.1:1", "nobody", options=QUIET, patience_s=0.1)
-
-
-def test_an_unknown_kafka_option_is_named(kafka: str) -> None:
-    """An option that librdkafka does not have is an error of ours with its name."""
-    with pytest.raises(KafkaUnavailable, match=r"kafka.options: .*sasl.pasword"):
-        RecommendClient(kafka, "options", options={"sasl.pasword": "x"})
-
-
-def test_a_missing_topic_is_made(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where asking for a topic does not make it, the client has it created, for minutes-old records only."""
-    made: list[Any] = []
-
-    def create_topics(topics: list[Any], **_: float) -> dict[str, Future[None]]:
-        made.extend(topics)
-        make_topic(kafka, topics[0].topic)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return {topics[0].topic: done}
-
-    # The embedded broker cannot create topics: asking it as a producer does stands for that.
-    monkeypatch.setattr(reply_topic, "AdminClient", lambda _: SimpleNamespace(create_topics=create_topics))
-    with RecommendClient(kafka, "made", client_id="me", options={"allow.auto.create.topics": False, **QUIET}) as client:
-        assert [topic.topic for topic in made] == [client.reply_topic] == ["made.replies.me"]
-    assert made[0].config == {"cleanup.policy": "delete", "retention.ms": "600000"}
-
-
-def test_a_topic_that_cannot_be_made_is_an_error(kafka: str) -> None:
-    """The error names the topic and the broker's reason."""
-    options = {"allow.auto.create.topics": False, **QUIET}
-    with pytest.raises(KafkaUnavailable, match=r"unmade.replies.me does not exist and could not be made"):
-        RecommendClient(kafka, "unmade", client_id="me", options=options, patience_s=0.1)
 
 
 def test_answered_requests_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -21,7 +22,7 @@ class Display:
         self._console = Console(quiet=quiet, highlight=False)
 
     def say(self, line: str) -> None:
-        """Print a line of prose."""
+        """Print a line of prose; square brackets in names must have been escaped."""
         self._console.print(line)
 
     @contextmanager
@@ -40,12 +41,12 @@ class Display:
 
     def basket(self, title: str, has: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show what somebody has and what they are recommended, with descriptions."""
-        table = Table(title=f"{title}\n[dim]has {has}[/dim]", title_justify="left", show_header=False, box=None)
-        table.add_column(style="bold", no_wrap=True, min_width=max(len(name) for name, _ in rows) if rows else 0)
-        table.add_column(overflow="ellipsis", no_wrap=True)
+        self._console.print(f"\n[bold]{escape(title)}[/bold] has {escape(has)}")
+        table = Table(show_header=False, box=None, padding=(0, 1, 0, 2))
+        table.add_column(no_wrap=True, min_width=max((len(name) for name, _ in rows), default=0))
+        table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
         for name, description in rows:
-            table.add_row(name, description)
-        self._console.print()
+            table.add_row(escape(name), escape(description))
         self._console.print(table)
 
     def quality(self, report: DemoReport) -> None:
@@ -62,17 +63,17 @@ class Display:
     def new_item(self, seen: NewItem) -> None:
         """Tell how long a new item took."""
         self.say(
-            f"\nNew item [bold]{seen.item.id}[/bold]: produced to Kafka, and {seen.milliseconds:.0f} ms later "
-            f"recommended at place {seen.place} to somebody who has {seen.asked_by}."
+            f"\nNew item [bold]{escape(seen.item.id)}[/bold]: produced to Kafka, and {seen.milliseconds:.0f} ms later "
+            f"recommended at place {seen.place} to somebody who has {escape(seen.asked_by)}."
         )
 
     def new_behavior(self, seen: NewBehavior) -> None:
         """Tell what a behaviour changed."""
         came = [item for item in seen.after if item not in seen.before]
-        behavior = seen.behavior
+        user, verb, item = map(escape, (seen.behavior.user, seen.behavior.behavior, seen.behavior.item))
         self.say(
-            f"New behaviour: {behavior.user} {behavior.behavior} [bold]{behavior.item}[/bold], and "
-            f"{seen.milliseconds:.0f} ms later their list held {len(came)} other items: {', '.join(came)}."
+            f"New behaviour: {user} {verb} [bold]{item}[/bold], and {seen.milliseconds:.0f} ms later their list held "
+            f"{len(came)} other {'item' if len(came) == 1 else 'items'}: {escape(', '.join(came))}."
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
 from engine.artifact import MetricArtifact
 from engine.model import learned_model
@@ -75,13 +76,13 @@ def run_demo(options: DemoOptions, display: Display) -> DemoReport:
 
 def _introduce(data: Dataset, options: DemoOptions, display: Display) -> None:
     display.say("[bold]hopstream demo[/bold]: embedded Kafka and Redis, which keep nothing")
-    what = "Debian's packages and what each source package needs" if options.data is None else f"{options.data}"
+    what = "Debian's packages and what each source package needs" if options.data is None else escape(str(options.data))
     display.say(
         f"{what}: {len(data.items):,} items, {len(data.users):,} users, {len(data.train):,} behaviours "
-        f"({', '.join(data.behaviors)}); {len(data.held_out()):,} pairs held out for measuring"
+        f"({escape(', '.join(data.behaviors))}); {len(data.held_out()):,} pairs held out for measuring"
     )
     for note in data.notes:
-        display.say(f"  {note}")
+        display.say(f"  {escape(note)}")
     display.say("")
 
 

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hopstream import __version__
+from tests.hopstream.datasets import write_shop
+from tests.servers import redis_server
+
+HOPSTREAM = [sys.executable, "-m", "hopstream"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*HOPSTREAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def test_a_typo_in_a_flag_is_wrong_usage() -> None:
+    """The flag that was meant is named, and the exit code is 2."""
+    done = run("demo", "--jsn")
+    assert done.returncode == 2
+    assert "--json" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("dmo",), ("serve", "request"), ("demo", "--requests", "0"), ("train", "somewhere"), ("index", "create")],
+)
+def test_wrong_usage_ends_with_2_and_no_traceback(arguments: tuple[str, ...]) -> None:
+    """A misspelt command, role or value, and a missing option: usage on standard error, nothing else."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_version() -> None:
+    """The version of the package."""
+    assert run("--version").stdout == f"hopstream {__version__}\n"
+
+
+def test_a_broken_data_file_is_named_with_its_line(tmp_path: Path) -> None:
+    """Exit code 1, the file and the line, no traceback; the demo says so before it starts anything."""
+    shop = write_shop(tmp_path / "shop")
+    lines = (shop / "shop.inter").read_text().splitlines()
+    lines[7] = "only one field"
+    (shop / "shop.inter").write_text("\n".join(lines))
+    for command in (("demo", "--data", str(shop)), ("train", str(shop), "--out", str(tmp_path / "metric"))):
+        done = run(*command)
+        assert done.returncode == 1
+        assert "shop.inter:8" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """A path with nothing there is named."""
+    done = run("demo", "--data", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "nowhere: there is no such folder" in done.stderr
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    """A misspelt variable does not pass silently."""
+    done = run("config", "show", HOPSTREAM_KAFKA__BOOTSTRAP_SERVER="127.0.0.1:1")
+    assert done.returncode == 1
+    assert "nearest known one is HOPSTREAM_KAFKA__BOOTSTRAP_SERVERS" in done.stderr
+
+
+def test_settings_are_shown_without_secrets() -> None:
+    """Flags win over the environment; passwords are masked."""
+    done = run("--index", "shop", "config", "show", HOPSTREAM_REDIS__URL="redis://:secret@127.0.0.1:6379/0")
+    shown = json.loads(done.stdout)
+    assert shown["index"]["name"] == "shop"
+    assert "secret" not in done.stdout
+
+
+def test_a_dead_store_is_an_error_that_says_what_to_check() -> None:
+    """Creating an index without a Redis: exit code 1 and the question whether it is up."""
+    done = run("--redis", "redis://127.0.0.1:1/0", "index", "create", "--dimensions", "8")
+    assert done.returncode == 1
+    assert "is the server up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recommend_with_a_dead_broker_says_so() -> None:
+    """Nobody at the address: exit code 1 within the client's patience."""
+    done = run("--kafka", "127.0.0.1:1", "recommend", "u1", "--json")
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert done.stdout == ""
+
+
+def test_training_writes_a_metric_and_says_what(tmp_path: Path) -> None:
+    """`train --json` prints one line; what it wrote makes a generation."""
+    shop = write_shop(tmp_path / "shop")
+    metric = tmp_path / "metric"
+    done = run("train", str(shop), "--out", str(metric), "--json")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    said = json.loads(line)
+    assert (said["target"], said["items"]) == ("buy", 360)
+    with redis_server() as url:
+        created = run("--redis", url, "--index", "shop", "index", "create", "--metric", str(metric))
+        assert created.returncode == 0, created.stderr
+        assert said["version"] in created.stdout
+
+
+def test_a_worker_that_waits_for_its_generation_ends_on_sigterm() -> None:
+    """`serve` says what it waits for and leaves with exit code 0 when told to."""
+    with redis_server() as url:
+        worker = subprocess.Popen([*HOPSTREAM, "--redis", url, "serve", "requests"], stderr=subprocess.PIPE, text=True)
+        assert worker.stderr is not None
+        assert "waiting for a generation" in worker.stderr.readline()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        worker.stderr.close()

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from engine.errors import ArtifactError
+
 FORMAT = 1
 KIND = "mlp"
 DESCRIPTION, TENSORS, ITEMS = "metric.json", "metric.safetensors", "items.json"
@@ -30,14 +32,6 @@ _KEYS = {
 }
 
 Floats = npt.NDArray[np.float32]
-
-
-class ArtifactError(Exception):
-    """A metric artefact cannot be used; the message names the file, the field and the problem."""
-
-    def __init__(self, file: str, place: str, problem: str) -> None:
-        super().__init__(f"{file}: {place}: {problem}")
-        self.file, self.place, self.problem = file, place, problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +92,11 @@ class MetricArtifact:
         return self.sha256[:12]
 
     def save(self, folder: str | Path) -> None:
-        """Write the three files; a reader sees the folder as it was before, or whole. OSError where it cannot."""
+        """Write the three files into a new folder, then put it where `folder` is; OSError where that fails.
+
+        A reader never sees half an artefact. Replacing an older one takes two renames, and between them, for an
+        instant, there is no `folder`.
+        """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

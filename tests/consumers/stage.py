@@ -1,5 +1,7 @@
 """One index on a broker and a store, and everything that a test does to it."""
 
+import os
+import signal
 import threading
 import time
 import uuid
@@ -13,14 +15,17 @@ import numpy as np
 from confluent_kafka import Consumer, Producer
 
 from consumers.engine_thread import RequestWorkerConfig
-from consumers.item_writer import item_writer
+from consumers.events import Record
+from consumers.item_writer import ItemHandler, item_writer
 from consumers.mirror import Mirror, columns_of
+from consumers.offsets import Ticket
 from consumers.request_worker import RequestWorker
+from consumers.state_consumer import Entry
 from engine.graph import GraphParams
 from engine.model import Model, vector_model
 from engine.query import Query, SearchParams
 from engine.search import exhaustive
-from index_store import Follower, GenerationInfo, IndexStore, Server, connect
+from index_store import Checkpoint, Follower, GenerationInfo, IndexStore, Server, connect
 from messages import (
     Headers,
     Item,
@@ -33,7 +38,7 @@ from messages import (
     format_request,
     parse_correlation_id,
 )
-from tests.brokers import reader
+from tests.brokers import consume, reader
 
 DIMENSIONS = 8
 DEGREE = 8
@@ -43,7 +48,7 @@ QUICK: Mapping[str, object] = {"log_level": 0, "group.protocol": "consumer"}
 PLAIN: Mapping[str, object] = {"log_level": 0}
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
     """Look at a condition until it holds; fails after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
@@ -140,6 +145,12 @@ class Stage:
         self.server.close()
         self.writing.close()
 
+    def letters(self, topic: str, count: int) -> list[Any]:
+        """So many dead letters of a topic."""
+        grave = self.topics.dead_letters(topic)
+        self.producer.list_topics(grave, timeout=10)  # makes it, should none have come yet
+        return consume(self.kafka, grave, count)
+
     # -- items -------------------------------------------------------------------------------------------------------
 
     def produce(self, topic: str, key: str | bytes | None, value: bytes | None, **record: Any) -> None:
@@ -204,6 +215,31 @@ def assert_sound(mirror: Mirror) -> None:
         assert all((index.neighbors[row] >= 0).any() for row in rows)
 
 
+def fill(stage: Stage, items: Sequence[Item]) -> None:
+    """Put items into the index without Kafka."""
+    handler = ItemHandler(stage.writing, stage.info, stage.model, PARAMS)
+    handler.take(0)
+    records = [
+        Record(Ticket(0, offset, 1), 1, stage.topics.items, item.id.encode(), encode(item), (), 1000)
+        for offset, item in enumerate(items)
+    ]
+    entries = [Entry(item.id, item, record) for item, record in zip(items, records, strict=True)]
+    handler.apply(0, entries, Checkpoint(len(items), "filled", stage.topics.items, 4, 1000))
+    handler.release(0)
+
+
+@contextmanager
+def redis_away(url: str) -> Iterator[None]:
+    """Let a store answer nobody for the length of a block; what it holds stays."""
+    with connect(url) as server:
+        process = int(server.ask("INFO", "server")["process_id"])
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def assert_holds(stage: Stage, items: Iterable[Item]) -> None:
     """The index holds exactly these items, each with its vector."""
     stored, expected = stage.stored(), {item.id: item for item in items}
@@ -225,6 +261,7 @@ class Mailbox:
         self.stage, self.topic = stage, stage.topics.replies(name)
         self.answers: dict[str, list[Recommendations]] = defaultdict(list)
         self._number = 0
+        stage.producer.list_topics(self.topic, timeout=10)  # makes it
         self._open = reader(stage.kafka, self.topic)
         self._consumer: Consumer = self._open.__enter__()
 
@@ -248,7 +285,7 @@ class Mailbox:
             answer = decode_recommendations(message.value() or b"")
             self.answers[parse_correlation_id(cast("Headers", message.headers()))].append(answer)
 
-    def wait(self, *names: str, timeout_s: float = 30.0) -> list[Recommendations]:
+    def wait(self, *names: str, timeout_s: float = 15.0) -> list[Recommendations]:
         """The first answers to these requests."""
 
         def all_there() -> bool:

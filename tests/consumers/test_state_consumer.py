@@ -1,0 +1,287 @@
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from consumers.behavior_updater import behavior_updater
+from consumers.events import Assigned, Record, Revoked
+from consumers.graveyard import bury_all
+from consumers.offsets import Ticket
+from consumers.state_consumer import StateConsumer
+from index_store import (
+    Checkpoint,
+    HistoryStore,
+    InvalidBatch,
+    StoreUnavailable,
+    StreamChanged,
+    UnknownGeneration,
+    connect,
+)
+from messages import Behavior, Item, encode, parse_dead_letter
+from producers import Writer
+from tests.brokers import mock_kafka
+from tests.consumers.stage import (
+    PLAIN,
+    QUICK,
+    Run,
+    Stage,
+    assert_holds,
+    make_items,
+    redis_away,
+    running,
+    wait_until,
+)
+from tests.servers import redis_server
+
+ITEMS = make_items(60)
+
+
+def newer(item: Item) -> bytes:
+    """An item as a release with a newer major schema would write it."""
+    return bytes(msgpack.packb({**msgpack.unpackb(encode(item)), "v": (9, 0)}))
+
+
+def test_unreadable_records_become_dead_letters_and_the_rest_goes_on(stage: Stage) -> None:
+    """Every unreadable record is kept as it came, with its origin and the reason; the others are applied."""
+    bad: list[tuple[Any, Any]] = [
+        (b"junk", b"\xc1\x00"),
+        (None, encode(ITEMS[0])),
+        (b"\xff", encode(ITEMS[0])),
+        (b"other", encode(ITEMS[0])),
+        (b"flat", encode(Item("flat", vector=np.ones(3, np.float32), timestamp_ms=1))),
+    ]
+    for key, value in bad:
+        stage.produce(stage.topics.items, key, value, headers=[("from", b"here")])
+    with running(stage.item_writer()):
+        stage.put(ITEMS[:5])
+        wait_until(lambda: stage.count() == 5, "the readable items")
+    letters = stage.letters(stage.topics.items, len(bad))
+    found = {parse_dead_letter(letter.headers()).offset: letter for letter in letters}
+    for offset, (key, value) in enumerate(bad):
+        assert (found[offset].key(), found[offset].value()) == (key, value)
+        assert ("from", b"here") in found[offset].headers()
+    assert parse_dead_letter(found[3].headers()).reason == "id: 'i0' under the key 'other'"
+
+
+def test_a_thousand_bad_records_do_not_take_minutes(stage: Stage) -> None:
+    """They are buried by the batch, and the good one behind them is applied soon."""
+    for number in range(1000):
+        stage.produce(stage.topics.items, f"bad{number}", b"\xc1")
+    with running(stage.item_writer()):
+        stage.put(ITEMS[:1])
+        wait_until(lambda: stage.count() == 1, "the item behind a thousand bad records", timeout_s=10)
+    stage.letters(stage.topics.items, 1000)
+
+
+def test_a_dead_letter_that_kafka_does_not_take_is_an_error(kafka: str) -> None:
+    """Whoever buries hears of it, so that the offset does not count."""
+    record = Record(Ticket(0, 7, 1), 1, "t.items", b"k", b"\xc1" * 3_000_000, (), 0)
+    writer = Writer(kafka, PLAIN)
+    with pytest.raises(Exception, match="MSG_SIZE_TOO_LARGE"):
+        bury_all(writer, [(record, "too long")])
+    writer.close()
+
+
+def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> None:
+    """What came before it is applied and no dead letter is written; whoever can read it goes on from there."""
+    stage.put(ITEMS[:10])
+    stage.produce(stage.topics.items, "i10", newer(ITEMS[10]))
+    stage.put(ITEMS[11:20])
+    writer = stage.item_writer()
+    with running(writer):
+        wait_until(lambda: stage.count() == 10 and not writer._held.get(0), "the items before the newer one")
+        # Behind it comes a partition that goes on: once that is applied, the paused one has had its chance.
+        stage.produce(stage.topics.items, "misled", encode(ITEMS[0]), partition=1)
+        stage.letters(stage.topics.items, 1)
+        assert stage.count() == 10
+        assert_holds(stage, ITEMS[:10])
+    upgraded = stage.item_writer()
+    decode = upgraded._handler.decode
+    upgraded._handler.decode = lambda key, record: ITEMS[10] if key == "i10" else decode(key, record)
+    with running(upgraded):
+        wait_until(lambda: stage.count() == 20, "all items")
+    assert_holds(stage, ITEMS[:20])
+
+
+def test_the_store_going_away_and_coming_back_loses_nothing(kafka: str) -> None:
+    """What is written while the store does not answer is in the index, once, when it does again."""
+    with redis_server() as url:
+        stage = Stage(kafka, url)
+        stage.writing.close()
+        stage.writing = connect(url, writer=True, timeout_s=0.1)
+        writer = stage.item_writer()
+        with running(writer):
+            stage.put(ITEMS[:10])
+            wait_until(lambda: stage.count() == 10, "the first items")
+            with redis_away(url):
+                stage.put(ITEMS[10:40])
+                wait_until(lambda: 0 in writer._wanted, "the writer to miss the store")
+            stage.put(ITEMS[40:])
+            wait_until(lambda: stage.count() == 60, "all items")
+        assert_holds(stage, ITEMS)
+        stage.close()
+
+
+def test_a_store_that_lost_its_data_ends_the_writer(kafka: str) -> None:
+    """Going on would build half an index; the error names what to do."""
+    with redis_server() as url:
+        stage = Stage(kafka, url)
+        run = Run(stage.item_writer())
+        stage.put(ITEMS[:5])
+        wait_until(lambda: stage.count() == 5, "the first items")
+        stage.server.ask("FLUSHALL")
+        stage.put(ITEMS[5:10])
+        run.thread.join(20)
+        assert isinstance(run.failure, UnknownGeneration)
+        stage.close()
+
+
+def test_another_cluster_ends_the_writer(redis: str) -> None:
+    """An offset of one Kafka means nothing in another: the writer refuses and says what to do."""
+    with mock_kafka() as one, mock_kafka() as other:
+        stage = Stage(one, redis)
+        stage.put(ITEMS[:5])
+        with running(stage.item_writer()):
+            wait_until(lambda: stage.count() == 5, "the items")
+        moved = Stage(other, redis, index=stage.index)
+        moved.put(ITEMS[5:10])
+        run = Run(moved.item_writer())
+        run.thread.join(20)
+        assert isinstance(run.failure, StreamChanged)
+        moved.close()
+        stage.close()
+
+
+class Handler:
+    """Keeps what it is given; refuses as it is told."""
+
+    def __init__(self, *refusals: Exception | None) -> None:
+        self.refusals = list(refusals)
+        self.applied: list[str] = []
+        self.offset: int | None = None
+        self.held: set[int] = set()
+
+    def decode(self, key: str, record: Record) -> str:
+        """The key."""
+        return key
+
+    def take(self, partition: int) -> Checkpoint | None:
+        """Hold it; where it stands."""
+        self.held.add(partition)
+        if partition or self.offset is None:
+            return None
+        topic = self.topic
+        return Checkpoint(self.offset, topic.cluster_id, topic.topic_id, topic.partitions, 0)
+
+    def apply(self, partition: int, entries: Iterable[Any], checkpoint: Checkpoint) -> None:
+        """Keep the keys, or raise the next refusal."""
+        if self.refusals and (refusal := self.refusals.pop(0)):
+            raise refusal
+        assert partition in self.held
+        self.applied += [entry.key for entry in entries]
+        self.offset, self.topic = checkpoint.next_offset, checkpoint
+
+    def release(self, partition: int) -> None:
+        """Hold it no longer."""
+        self.held.discard(partition)
+
+
+def test_a_refused_batch_comes_again_and_only_once(stage: Stage) -> None:
+    """After a passing error the partition is taken anew and read from where its state stands."""
+    handler = Handler(None, StoreUnavailable("no answer"), None, StoreUnavailable("no answer"))
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=7, kafka_options=QUICK)
+    keys = [f"k{n}" for n in range(100)]
+    for key in keys:
+        stage.produce(stage.topics.items, key, b"")
+    with running(consumer):
+        wait_until(lambda: len(handler.applied) >= 100, "all records")
+    assert handler.applied == keys
+    assert not handler.held
+
+
+def test_an_error_that_stays_ends_the_consumer(stage: Stage) -> None:
+    """A batch that can never be applied is not tried again for ever."""
+    handler = Handler(InvalidBatch("does not fit"))
+    run = Run(StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK))
+    stage.produce(stage.topics.items, "k", b"")
+    run.thread.join(20)
+    assert isinstance(run.failure, InvalidBatch)
+    assert not handler.held
+
+
+def test_records_of_an_earlier_reading_do_not_count(kafka: str) -> None:
+    """What was queued when a partition went and came again is passed over, before and after it is taken anew."""
+    handler = Handler()
+    consumer: StateConsumer[str] = StateConsumer(kafka, "elsewhere.items", "g", handler, kafka_options=QUICK)
+    starts: list[tuple[int, int]] = []
+
+    def start_at(partition: int, offset: int) -> int:
+        starts.append((partition, offset))
+        return len(starts)
+
+    consumer._intake.start_at = start_at  # type: ignore[method-assign]
+
+    def record(offset: int, reading: int) -> Record:
+        return Record(Ticket(0, offset, reading), reading, "elsewhere.items", b"%d" % offset, b"", (), 0)
+
+    def feed(*events: Any) -> None:
+        for event in events:
+            consumer._events.put(event)
+        consumer._turn()
+
+    feed(Assigned(0))
+    feed(record(0, 1), record(1, 1))
+    assert handler.applied == ["0", "1"]
+    # The partition goes and comes; the start that the poll thread acts upon first is still the old one.
+    feed(record(2, 1), Revoked(0), Assigned(0), record(2, 1), record(3, 1))
+    assert handler.applied == ["0", "1"]
+    assert starts == [(0, 0), (0, 2)]
+    feed(record(2, 1), record(2, 2), record(3, 2))
+    assert handler.applied == ["0", "1", "2", "3"]
+    feed(Revoked(0), record(4, 2))
+    assert handler.applied == ["0", "1", "2", "3"]
+    assert not handler.held
+
+
+def test_behaviours_become_histories_and_a_null_value_erases(stage: Stage) -> None:
+    """Newest first by user and behaviour, also after a restart; unreadable ones are dead letters."""
+    histories = HistoryStore(stage.server, stage.index)
+
+    def did(user: str, item: str, behavior: str, at: int) -> None:
+        stage.produce(stage.topics.behaviors, user, encode(Behavior(user, item, behavior, at)))
+
+    def updater() -> StateConsumer[Behavior]:
+        return behavior_updater(stage.kafka, stage.writing, stage.index, QUICK)
+
+    did("anna", "a", "buy", 10)
+    did("anna", "b", "view", 30)
+    did("anna", "c", "view", 20)
+    did("ben", "a", "buy", 10)
+    stage.produce(stage.topics.behaviors, "anna", encode(Behavior("ben", "a", "buy", 10)))
+    with running(updater()):
+        wait_until(lambda: histories.positions().get(0), "the first records")
+    did("anna", "d", "view", 5)
+    stage.produce(stage.topics.behaviors, "ben", None)
+    with running(updater()):
+        wait_until(lambda: histories.positions()[0].next_offset == 7, "all records")
+    assert histories.read(["anna", "ben"]) == {
+        "anna": {"buy": [("a", 10)], "view": [("b", 30), ("c", 20), ("d", 5)]},
+        "ben": {},
+    }
+    (letter,) = stage.letters(stage.topics.behaviors, 1)
+    assert parse_dead_letter(letter.headers()).reason == "user: 'ben' under the key 'anna'"
+
+
+def test_more_records_than_the_window_pass_through(new_stage: Callable[..., Stage]) -> None:
+    """A partition that is paused for being full goes on when it is not, and every record is applied once."""
+    stage = new_stage()
+    handler = Handler()
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=2, kafka_options=QUICK)
+    keys = [f"k{n}" for n in range(2000)]
+    for key in keys:
+        stage.produce(stage.topics.items, key, b"")
+    with running(consumer):
+        wait_until(lambda: len(handler.applied) >= 2000, "all records")
+    assert handler.applied == keys

@@ -129,7 +129,7 @@ def _plan_back_links(
 def _pruned(
     points: torch.Tensor, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Up to ``degree`` links of every row out of its pool int64[n, c]: int64[n, degree] and distances, nearest first."""
+    """Up to ``degree`` links of every row out of its pool int64[n, c]: int64[n, degree] with distances, in order."""
     norms = points.square().sum(dim=1)
     links = torch.full((len(rows), degree), NO_NEIGHBOR, dtype=torch.int64, device=points.device)
     distances = torch.full((len(rows), degree), torch.inf, device=points.device)

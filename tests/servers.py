@@ -17,7 +17,8 @@ def redis_server(*options: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="hopstream-redis-") as folder:
         socket = Path(folder) / "redis.sock"
-        command = [str(find_redis_server().path), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
+        server = str(find_redis_server().path)
+        command = [server, "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
                    "--appendonly", "no", "--daemonize", "no", "--logfile", "", *options]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:

@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import time
 
 import numpy as np
 import pytest

@@ -5,6 +5,7 @@ insertion in batches as in ParlayANN (PPoPP 2024). A plan touches nothing: it re
 adjacency rows that change, and whoever owns the index writes them.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +60,18 @@ def plan_insert(index: ItemIndex, rows: np.ndarray, points: torch.Tensor, params
         among_old = nearest.exact(every_point, new, old, params.candidates)
     else:
         among_old = _without(nearest.walked(index, every_point, new, params.candidates), new)
-    candidates = nearest.merged(among_new, among_old, params.candidates).rows
-    links, distances = _pruned(every_point, new, candidates, index.degree, params.alpha)
-    back_rows, back_links = _plan_back_links(index, every_point, new, links, distances, params)
-    return _change(torch.cat([new, back_rows]), torch.cat([links, back_links]))
+    # A few of the older rows among the candidates in any case: a batch of near-copies would link to itself only.
+    older = among_old.rows[:, : params.candidates // 8]
+    candidates = torch.cat([nearest.merged(among_new, among_old, params.candidates).rows, older], dim=1)
+    links, distances = _pruned(every_point, new, _without_repeats(candidates), index.degree, params.alpha)
+    changed = torch.unique(torch.cat([new, links[links != NO_NEIGHBOR]]))
+    adjacency = torch.full((len(changed), index.degree), NO_NEIGHBOR, dtype=torch.int64, device=index.device)
+    known = changed < index.rows
+    adjacency[known] = index.neighbors[changed[known]].long()
+    adjacency[torch.searchsorted(changed, new)] = links
+    adjacency = _linked_back(adjacency, changed, every_point, new, links, distances, params)
+    _adopt_orphans(adjacency, changed, new, links)
+    return _change(changed, adjacency)
 
 
 def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> GraphChange:
@@ -99,38 +108,65 @@ def _relinked(index: ItemIndex, rows: torch.Tensor, gone: torch.Tensor, params: 
     return _pruned(index.points, rows, pool.gather(1, closest), index.degree, params.alpha)[0]
 
 
-def _plan_back_links(
-    index: ItemIndex,
+def _linked_back(
+    adjacency: torch.Tensor,
+    rows: torch.Tensor,
     points: torch.Tensor,
     new: torch.Tensor,
     links: torch.Tensor,
     distances: torch.Tensor,
     params: GraphParams,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Link every chosen neighbour back: rows int64[t] outside of ``new`` and their adjacency int64[t, R].
+) -> torch.Tensor:
+    """The adjacency int64[t, R] of ``rows`` int64[t], which are all that was chosen, with links back to who chose them.
 
-    Links among the new rows stay one-sided: each of them chose from all of the others already. Of the many that may
-    choose the same row in one batch, the nearest are enough.
+    Of the many that may choose the same row in one batch, the nearest are enough.
     """
     source = new.repeat_interleave(links.shape[1])
     target, distance = links.reshape(-1), distances.reshape(-1)
-    wanted = (target != NO_NEIGHBOR) & ~torch.isin(target, new)
+    wanted = target != NO_NEIGHBOR
     source, target, distance = source[wanted], target[wanted], distance[wanted]
     if len(target) == 0:
-        return new[:0], links[:0]
+        return adjacency
     order = torch.sort(distance, stable=True).indices
     order = order[torch.sort(target[order], stable=True).indices]
-    rows, counts = torch.unique_consecutive(target[order], return_counts=True)
-    incoming = _grouped(source[order], counts, at_most=max(1, params.candidates - index.degree))
-    pool = _without_repeats(torch.cat([index.neighbors[rows].long(), incoming], dim=1))
-    return rows, _pruned(points, rows, pool, index.degree, params.alpha)[0]
+    chosen, counts = torch.unique_consecutive(target[order], return_counts=True)
+    degree = adjacency.shape[1]
+    incoming = _grouped(source[order], counts, at_most=max(1, params.candidates - degree))
+    places = torch.searchsorted(rows, chosen)
+    pool = _without_repeats(torch.cat([adjacency[places], incoming], dim=1))
+    adjacency[places] = _pruned(points, chosen, pool, degree, params.alpha)[0]
+    return adjacency
+
+
+def _adopt_orphans(adjacency: torch.Tensor, rows: torch.Tensor, new: torch.Tensor, links: torch.Tensor) -> None:
+    """Give every new row that pruning left without a link to it a place with its nearest neighbour, in ``adjacency``.
+
+    What nothing links to can never be found by walking. The place is that of the farthest neighbour's that is linked
+    from elsewhere too, or the last one.
+    """
+    times_linked = Counter(adjacency.reshape(-1).tolist())
+    for row, parent in zip(new.tolist(), links[:, 0].tolist(), strict=True):
+        if times_linked[row] or parent == NO_NEIGHBOR:
+            continue
+        mine = adjacency[int(torch.searchsorted(rows, parent))]
+        occupants = mine.tolist()
+        if NO_NEIGHBOR in occupants:
+            place = occupants.index(NO_NEIGHBOR)
+        else:
+            spare = [place for place, other in enumerate(occupants) if times_linked[other] > 1]
+            place = spare[-1] if spare else len(occupants) - 1
+        times_linked[occupants[place]] -= 1
+        times_linked[row] += 1
+        mine[place] = row
 
 
 def _pruned(
     points: torch.Tensor, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Up to ``degree`` links of every row out of its pool int64[n, c]: int64[n, degree] with distances, in order."""
-    norms = points.square().sum(dim=1)
+    needed = torch.unique(torch.cat([rows, pool.reshape(-1).clamp(min=0)]))
+    norms = torch.zeros(len(points), device=points.device)
+    norms[needed] = points[needed].square().sum(dim=1)
     links = torch.full((len(rows), degree), NO_NEIGHBOR, dtype=torch.int64, device=points.device)
     distances = torch.full((len(rows), degree), torch.inf, device=points.device)
     for start in range(0, len(rows), _CHUNK):

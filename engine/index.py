@@ -17,7 +17,7 @@ DEFAULT_SEEDS = 32
 
 
 class ItemIndex:
-    """The columns of a shard as the search needs them.
+    """The columns of a shard as the search needs them; each has room for more rows than are in use (`rows`).
 
     versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
     changes whenever the item in it does.
@@ -44,17 +44,18 @@ class ItemIndex:
 
     @property
     def points(self) -> torch.Tensor:
-        """What the graph is built on, float32[rows, G]."""
+        """What the graph is built on, float32[capacity, G]."""
         return self.metric.item_vectors(self.state)
 
     @property
     def live(self) -> torch.Tensor:
-        """bool[rows]: which rows hold an item."""
+        """bool[capacity]: which rows hold an item."""
         return self.versions > 0
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
         """Take over whole columns (`vectors`, `biases`, `neighbors`, `attributes`, `versions`), all of one length."""
         self.rows = 0
+        self.versions.zero_()
         rows = np.arange(len(columns["versions"]))
         self.apply({name: [(rows, values)] for name, values in columns.items()}, len(rows))
 
@@ -133,11 +134,11 @@ class ItemIndex:
         live = torch.nonzero(self.live[: self.rows])[:, 0]
         if len(live) <= DEFAULT_SEEDS:
             return live
-        prior = self.metric.prior(self.state[live])
+        prior = self.metric.prior(self.state)
         spread = DEFAULT_SEEDS if prior is None else DEFAULT_SEEDS // 2
         chosen: torch.Tensor = live[torch.arange(spread, device=self.device) * len(live) // spread]
         if prior is not None:
-            best = live[torch.topk(prior, DEFAULT_SEEDS - spread).indices]
+            best = live[torch.topk(prior[live], DEFAULT_SEEDS - spread).indices]
             chosen = torch.unique(torch.cat([best, chosen]))
         return chosen
 

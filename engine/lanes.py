@@ -12,7 +12,7 @@ NO_ROW = -1
 class Ranking:
     """For every lane its best rows so far, best first, ties to the lowest row: float32 and int64[lanes, width].
 
-    Empty places hold −inf and −1. The width follows the largest request among the lanes seen so far.
+    Empty places hold −inf and −1. Memory follows the largest request seen so far, work that of the lanes at hand.
     """
 
     def __init__(self, lanes: int, device: torch.device) -> None:
@@ -33,19 +33,23 @@ class Ranking:
     def merge(self, lanes: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Take new rows in: lanes int64[a], scores float32[a, m], rows int64[a, m] (−1 and −inf for none).
 
-        Returns places int64[a, width]: where each kept entry stood before in [old | new].
+        Returns places int64[a, width]: where each kept entry stood before in [old | new], the old ``width`` wide.
         """
-        width = self.scores.shape[1]
-        all_scores = torch.cat([self.scores[lanes], scores], dim=1)
-        all_rows = torch.cat([self.rows[lanes], rows], dim=1)
+        width = int(self.sizes[lanes].max())
+        all_scores = torch.cat([self.scores[lanes, :width], scores], dim=1)
+        all_rows = torch.cat([self.rows[lanes, :width], rows], dim=1)
         by_row = all_rows.argsort(dim=1, stable=True)
         by_score = all_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
         places = by_row.gather(1, by_score)[:, :width]
         beyond = torch.arange(width, device=lanes.device)[None, :] >= self.sizes[lanes, None]
-        self.scores[lanes] = all_scores.gather(1, places).masked_fill_(beyond, -torch.inf)
-        kept_rows = all_rows.gather(1, places).masked_fill_(beyond, NO_ROW)
-        self.rows[lanes] = kept_rows.masked_fill_(self.scores[lanes] == -torch.inf, NO_ROW)
+        kept = all_scores.gather(1, places).masked_fill_(beyond, -torch.inf)
+        self.scores[lanes, :width] = kept
+        self.rows[lanes, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
         return places
+
+    def full(self) -> torch.Tensor:
+        """bool[lanes]: which lanes have no empty place."""
+        return (self.rows != NO_ROW).sum(dim=1) >= self.sizes
 
 
 class Lanes:

@@ -70,7 +70,7 @@ class GivenVectors:
         """An item needs a vector of the right length."""
         if vector is None:
             return f"has no vector, and no metric was trained that could make one of {self._dimensions} dimensions"
-        return _wrong_length(vector, self._dimensions)
+        return _misfit(vector, self._dimensions)
 
     def encode(
         self,
@@ -94,7 +94,7 @@ class LearnedEncoder:
 
     def problem(self, vector: Floats | None) -> str | None:
         """A vector of the item's own must be of the metric's space."""
-        return None if vector is None else _wrong_length(vector, self._artifact.dimensions)
+        return None if vector is None else _misfit(vector, self._artifact.dimensions)
 
     def encode(
         self,
@@ -123,5 +123,11 @@ class LearnedEncoder:
         return placed, biases
 
 
-def _wrong_length(vector: Floats, dimensions: int) -> str | None:
-    return None if vector.shape == (dimensions,) else f"has a vector of {vector.size} dimensions, needs {dimensions}"
+LARGEST = 1e6
+"""The largest number in an item's vector: products of larger ones overflow, and would spoil everybody's answers."""
+
+
+def _misfit(vector: Floats, dimensions: int) -> str | None:
+    if vector.shape != (dimensions,):
+        return f"has a vector of {vector.size} dimensions, needs {dimensions}"
+    return None if np.abs(vector).max() <= LARGEST else f"has a vector with numbers beyond ±{LARGEST:g}"

@@ -17,7 +17,7 @@ class SearchParams:
 
     k: results wanted. beam: candidates kept (at least k). width: candidates expanded in one step.
     budget: metric evaluations that may be spent. seed_fanout: graph neighbours of the seeds that are scored in the
-    first step, over all seeds together.
+    first step, shared out among the seeds, but at least one each.
     """
 
     k: int = 10
@@ -31,6 +31,8 @@ class SearchParams:
         for name in ("k", "beam", "width", "budget"):
             if getattr(self, name) < 1:
                 raise InvalidQuery(name, f"must be at least 1, is {getattr(self, name)}")
+        if self.budget > UNLIMITED:
+            raise InvalidQuery("budget", f"must be at most {UNLIMITED}, is {self.budget}")
         if self.beam < self.k:
             raise InvalidQuery("beam", f"must be at least k = {self.k}, is {self.beam}")
         if self.seed_fanout < 0:

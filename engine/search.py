@@ -17,8 +17,8 @@ from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.lanes import NO_ROW, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 
-EXACT_SHARE = 0.02
-"""A filter that matches less of the catalogue than this (or than a beam) is answered by scoring all that match."""
+EXACT_ROWS = 10_000
+"""A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
 
 
 class ParallelSearch:
@@ -37,7 +37,7 @@ class ParallelSearch:
         if len(queries) > len(free):
             raise InvalidQuery("queries", f"{len(queries)} for {len(free)} free lanes")
         for query in queries:
-            self._check(query)
+            self.check(query)
         self.lanes.fit(self.index)
         users = self.index.metric.encode_users(queries, self.index.state)
         for lane, query, user in zip(free, queries, users, strict=False):
@@ -64,7 +64,10 @@ class ParallelSearch:
 
     # -- level 1 ---------------------------------------------------------------------------------------------------
 
-    def _check(self, query: Query) -> None:
+    def check(self, query: Query) -> None:
+        """Raise `InvalidQuery` for a query that does not fit this index as it is now."""
+        if query.vector is not None and query.vector.shape != (self.index.metric.dimensions,):
+            raise InvalidQuery("vector", f"has {query.vector.size} dimensions, not {self.index.metric.dimensions}")
         for name in ("history_rows", "excluded"):
             rows = getattr(query, name)
             if rows.size and not 0 <= rows.min() <= rows.max() < self.index.rows:
@@ -77,7 +80,7 @@ class ParallelSearch:
         index = self.index
         if query.mask is not None:
             matching = np.flatnonzero(query.mask)
-            if len(matching) <= max(query.params.beam, EXACT_SHARE * index.rows):
+            if len(matching) <= min(query.params.budget, EXACT_ROWS):
                 return torch.from_numpy(matching).to(index.device), False
         own = torch.from_numpy(query.history_rows).to(index.device)
         if len(own) == 0:
@@ -105,19 +108,20 @@ class ParallelSearch:
     def _select(self, running: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The best `width` unexpanded beam entries of every lane, int64[n] each: lane and row; marks them expanded."""
         lanes = self.lanes
-        unexpanded = lanes.unexpanded[running]
+        width = int(lanes.beam.sizes[running].max())
+        unexpanded = lanes.unexpanded[running, :width]
         chosen = unexpanded & (unexpanded.cumsum(dim=1) <= lanes.widths[running, None])
-        lanes.unexpanded[running] = unexpanded & ~chosen
+        lanes.unexpanded[running, :width] = unexpanded & ~chosen
         which, place = torch.nonzero(chosen, as_tuple=True)
         return running[which], lanes.beam.rows[running[which], place]
 
     def _lowest_unvisited(self, lane: int) -> torch.Tensor:
-        """One tile of rows for a lane whose frontier is empty though its beam has room: so nothing stays unseen."""
-        left = self.index.live & ~self.lanes.visited[lane]
+        """One tile of rows for a lane whose frontier is empty though it has room for more: so nothing stays unseen."""
+        left = self.index.live & self.lanes.returnable[lane] & ~self.lanes.visited[lane]
         return torch.nonzero(left)[: tiles.TILE_ROWS, 0]
 
     def _unvisited(self, pair_lanes: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Drop what is empty, dead, visited or there twice, mark the rest visited, and group it by lane."""
+        """Drop what is empty, dead, visited or there twice, and group the rest by lane."""
         lanes = self.lanes
         wanted = rows != NO_NEIGHBOR
         wanted &= (self.index.versions[rows] > 0) & ~lanes.visited[pair_lanes, rows]
@@ -168,22 +172,24 @@ class ParallelSearch:
         lanes = self.lanes
         walks = torch.from_numpy(lanes.walks).to(rows.device)[active]
         fresh = (rows != NO_ROW) & walks[:, None]
-        unexpanded = torch.cat([lanes.unexpanded[active], fresh], dim=1)
         places = lanes.beam.merge(active, scores, rows)
-        lanes.unexpanded[active] = unexpanded.gather(1, places) & (lanes.beam.rows[active] != NO_ROW)
+        width = places.shape[1]
+        unexpanded = torch.cat([lanes.unexpanded[active, :width], fresh], dim=1).gather(1, places)
+        lanes.unexpanded[active, :width] = unexpanded & (lanes.beam.rows[active, :width] != NO_ROW)
 
     def _merge_results(self, active: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> None:
         lanes = self.lanes
-        versions = torch.cat([lanes.result_versions[active], self.index.versions[rows]], dim=1)
         places = lanes.results.merge(active, scores, rows)
-        lanes.result_versions[active] = versions.gather(1, places)
+        width = places.shape[1]
+        versions = torch.cat([lanes.result_versions[active, :width], self.index.versions[rows]], dim=1)
+        lanes.result_versions[active, :width] = versions.gather(1, places)
 
     # -- retirement ------------------------------------------------------------------------------------------------
 
     def _retire(self, running: np.ndarray) -> list[tuple[int, Answer]]:
         lanes = self.lanes
         frontier = lanes.unexpanded.any(dim=1).cpu().numpy()
-        full = ((lanes.beam.rows != NO_ROW).sum(dim=1) >= lanes.beam.sizes).cpu().numpy()
+        full = (lanes.beam.full() & lanes.results.full()).cpu().numpy()
         now = time.monotonic()
         done = []
         for lane in running.tolist():

@@ -1,10 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import QueueFull
-from engine.query import Query, SearchParams
+from engine.errors import InvalidQuery, QueueFull
+from engine.query import Query, SearchParams, Stop
 from engine.scheduler import Scheduler
 from engine.search import ParallelSearch, search
 from tests.engine.indexes import mlp_metric, random_index, random_query
@@ -54,3 +56,24 @@ def test_the_queue_is_bounded_by_work() -> None:
         scheduler.submit(10, Query(SearchParams(budget=100)))
     scheduler.step()
     scheduler.submit(10, Query(SearchParams(budget=100)))
+
+
+def test_a_query_that_waited_too_long_is_not_computed() -> None:
+    """Its time was up before a lane was free: an empty answer without an evaluation, and its work counts no more."""
+    scheduler: Scheduler[str] = Scheduler(ParallelSearch(INDEX, lanes=1))
+    scheduler.submit("late", Query(deadline=time.monotonic() - 1))
+    scheduler.submit("in time", Query(SearchParams(budget=20)))
+    answers = dict(scheduler.step())
+    assert answers["late"].stop is Stop.DEADLINE
+    assert (answers["late"].evaluations, len(answers["late"].rows)) == (0, 0)
+    assert answers["in time"].evaluations == 20
+    assert scheduler.waiting_evaluations == 0
+
+
+def test_a_query_that_does_not_fit_is_refused_alone() -> None:
+    """A wrong vector is refused when it is submitted; what waits beside it is answered."""
+    scheduler: Scheduler[str] = Scheduler(ParallelSearch(INDEX, lanes=4))
+    scheduler.submit("good", Query(SearchParams(budget=20)))
+    with pytest.raises(InvalidQuery, match="vector"):
+        scheduler.submit("bad", Query(vector=np.zeros(3, dtype=np.float32)))
+    assert [ticket for ticket, _ in scheduler.step()] == ["good"]

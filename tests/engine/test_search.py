@@ -141,6 +141,32 @@ def test_a_filter_that_matches_little_is_exact() -> None:
     assert answer.evaluations == 3
 
 
+@pytest.mark.parametrize("matching", [40, 100, 400])
+def test_a_filtered_search_returns_k_items(matching: int) -> None:
+    """Exact or walked, within its budget: as many items as were asked for, and few that matched better were missed."""
+    rng = np.random.default_rng(2)
+    index = random_index(mlp_metric(), rows=1500, degree=16)
+    queries = []
+    for _ in range(20):
+        mask = np.zeros(index.rows, dtype=bool)
+        mask[rng.choice(index.rows, matching, replace=False)] = True
+        queries.append(replace(random_query(rng, index, SearchParams(budget=300)), mask=mask))
+    found, expected = search(index, queries), exhaustive(index, queries)
+    assert all(len(answer.rows) == 10 for answer in found)
+    recall = np.mean([len(set(a.rows) & set(b.rows)) / 10 for a, b in zip(found, expected, strict=True)])
+    assert recall == 1 if matching <= 300 else recall > 0.3
+
+
+def test_a_wide_query_does_not_change_the_others() -> None:
+    """A beam as wide as the catalogue beside narrow ones, and before them: their answers keep their bits."""
+    index = INDEXES["mlp"]
+    rng = np.random.default_rng(8)
+    narrow = [random_query(rng, index, SearchParams()) for _ in range(6)]
+    wide = random_query(rng, index, SearchParams(beam=index.rows, k=50))
+    together = search(index, [wide, *narrow], lanes=3)[1:]
+    assert all(map(same, together, search(index, narrow, lanes=3)))
+
+
 @pytest.mark.parametrize("field", ["history_rows", "excluded"])
 def test_rows_outside_of_the_index_are_refused(field: str) -> None:
     """A row that does not exist is an error that names the field, not a crash in a kernel."""

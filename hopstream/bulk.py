@@ -8,21 +8,26 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hopstream.data import Dataset, read_dataset
-from hopstream.loading import behaviors_of, items_of, load_behaviors, load_items, now_ms
+from hopstream.loading import SHARD, behaviors_of, items_of, load_behaviors, load_items, now_ms
 from hopstream.settings import Settings
-from index_store import Server, connect
+from index_store import Server, Sources, connect
 from producers import LoadReport, Writer
 
 
 def send_items(settings: Settings, path: Path) -> int:
-    """Load the items of a data set; how many were applied. Raises `LoadStalled` where no worker applies them."""
+    """Load the items of a data set; how many items the index then holds.
+
+    Raises `LoadStalled` where no worker applies them.
+    """
     data = read_dataset(path)
+    index = settings.index.name
     with _connections(settings) as (server, writer), _progress("items", len(data.items)) as progress:
-        return load_items(items_of(data, now_ms()), writer, server, settings.index.name, progress).applied
+        load_items(items_of(data, now_ms()), writer, server, index, progress)
+        return len(Sources(server, index, SHARD))
 
 
 def send_behaviors(settings: Settings, path: Path) -> int:
-    """Load the training behaviours of a data set; how many were applied. Raises as `send_items` does."""
+    """Load the training behaviours of a data set; how many records the workers read. Raises as `send_items` does."""
     data: Dataset = read_dataset(path)
     with _connections(settings) as (server, writer), _progress("behaviours", len(data.train)) as progress:
         return load_behaviors(behaviors_of(data, now_ms()), writer, server, settings.index.name, progress).applied

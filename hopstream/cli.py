@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -73,6 +74,8 @@ def demo(
     from hopstream.logs import configure_logging
 
     configure_logging("warning")
+    # A polite kill unwinds like Ctrl-C, so that no folder stays behind.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     report = run_demo(DemoOptions(data, requests, train_seconds), Display(quiet=as_json))
     if as_json:
         typer.echo(report.to_json())
@@ -115,7 +118,7 @@ def index_create(
     metric: Annotated[Path | None, typer.Option(help="Folder of a metric made by `hopstream train`.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Items bring vectors of this length instead.")] = None,
 ) -> None:
-    """Make an empty generation and let it answer from now on."""
+    """Make an empty generation for the workers that start from now on."""
     from hopstream.generations import create_learned, create_raw
     from index_store import IndexStore, connect
 
@@ -126,7 +129,7 @@ def index_create(
         store = IndexStore(server, settings.index.name)
         degree = settings.graph.degree
         info = create_learned(store, metric, degree) if metric else create_raw(store, dimensions or 0, degree)
-    typer.echo(f"generation {info.name} of index {info.index} ({info.metric}) answers from now on")
+    typer.echo(f"generation {info.name} of index {info.index} ({info.metric}): workers that start from now on serve it")
 
 
 @load_app.command("items")
@@ -134,7 +137,7 @@ def load_items(context: typer.Context, data: DataFolder) -> None:
     """Send a data set's items; done when the item writer has applied them all."""
     from hopstream.bulk import send_items
 
-    typer.echo(f"{send_items(context.obj(), data):,} items applied")
+    typer.echo(f"{send_items(context.obj(), data):,} items in the index")
 
 
 @load_app.command("behaviors")
@@ -142,7 +145,7 @@ def load_behaviors(context: typer.Context, data: DataFolder) -> None:
     """Send a data set's training behaviours; done when they are all in the histories."""
     from hopstream.bulk import send_behaviors
 
-    typer.echo(f"{send_behaviors(context.obj(), data):,} behaviours applied")
+    typer.echo(f"{send_behaviors(context.obj(), data):,} behaviours read into histories")
 
 
 @app.command()
@@ -160,7 +163,11 @@ def recommend(
     settings: Settings = context.obj()
     kafka = settings.kafka
     with RecommendClient(
-        kafka.bootstrap_servers, settings.index.name, client_id="command-line", options=kafka.options
+        kafka.bootstrap_servers,
+        settings.index.name,
+        client_id="command-line",
+        options=kafka.options,
+        patience_s=min(timeout, 10.0),
     ) as client:
         answer = client.for_user(user, k, timeout)
     if as_json:
@@ -174,10 +181,10 @@ def recommend(
 
 
 @config_app.command("show")
-def config_show(context: typer.Context) -> None:
+def config_show(context: typer.Context, as_json: AsJson = False) -> None:
     """Print every setting as JSON, secrets masked."""
     settings: Settings = context.obj()
-    typer.echo(json.dumps(settings.shown(), indent=2))
+    typer.echo(json.dumps(settings.shown(), indent=None if as_json else 2))
 
 
 def main() -> NoReturn:
@@ -195,13 +202,15 @@ def main() -> NoReturn:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """The roots of all rooms' error trees: what they say is meant for the user, a traceback is not."""
+    from confluent_kafka import KafkaException
+
     from consumers.errors import ConsumerError
     from engine.errors import EngineError
     from index_store import StoreError
     from messages import MessageError
     from producers import ProducerError
 
-    return HopstreamError, ConsumerError, EngineError, StoreError, MessageError, ProducerError
+    return HopstreamError, ConsumerError, EngineError, StoreError, MessageError, ProducerError, KafkaException
 
 
 def _fail(problem: str, code: int = 1) -> NoReturn:

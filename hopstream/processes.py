@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,23 +15,26 @@ _LOG_LINES = 10
 
 
 class WorkerProcess:
-    """One `hopstream serve ROLE` for as long as a `with` block lasts.
+    """One `hopstream serve ROLE` for as long as a `with` block lasts, with these settings and no others.
 
     It runs in a session of its own, so that Ctrl-C reaches only the process that knows in which order to end things,
     and it drains and ends when its standard input closes, however the parent ended. Its log goes to a file.
     """
 
     def __init__(self, role: str, settings: Mapping[str, str], folder: Path) -> None:
-        """Settings are environment variables; the log is written into ``folder``."""
-        self._role, self._settings = role, settings
-        self._log = Path(tempfile.mkstemp(prefix=f"{role}-", suffix=".log", dir=folder)[1])
+        """Settings are environment variables; the worker runs in ``folder`` and its log is written there."""
+        self._role, self._settings, self._folder = role, settings, folder
+        self._log = folder / f"{role}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("HOPSTREAM_")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "hopstream", "serve", self._role, "--until-stdin-closes"],
-                env={**os.environ, **self._settings},
+                # Neither a hopstream.toml nor the variables of whoever runs the demo are meant for its workers.
+                cwd=self._folder,
+                env={**inherited, **self._settings},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -1,5 +1,6 @@
 """Workers as processes: built from settings, waiting for what they need, ended by a signal."""
 
+import os
 import signal
 import sys
 import threading
@@ -144,5 +145,7 @@ def _stop_on_signals(stopping: threading.Event) -> None:
 
 
 def _wait_for_stdin(stopping: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: the interpreter's shutdown wants the lock that a waiting read holds.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     stopping.set()

@@ -33,7 +33,7 @@ def train_metric(path: Path, out: Path, *, target: str | None, seconds: float | 
         raise DataError(path, None, f"has no behaviour {target!r}, only {', '.join(data.behaviors)}: see --target")
     console = Console(stderr=True, quiet=quiet)
     for note in data.notes:
-        console.print(note)
+        console.print(note, markup=False)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"training on {len(data.train):,} behaviours", total=1.0)
         metric = train(

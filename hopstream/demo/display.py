@@ -60,15 +60,21 @@ class Display:
         self._console.print()
         self._console.print(table)
 
-    def new_item(self, seen: NewItem) -> None:
+    def new_item(self, seen: NewItem | None) -> None:
         """Tell how long a new item took."""
+        if seen is None:
+            self.say("\nNew item: nobody in this catalogue has anything like it, so there was nothing to watch.")
+            return
         self.say(
             f"\nNew item [bold]{escape(seen.item.id)}[/bold]: produced to Kafka, and {seen.milliseconds:.0f} ms later "
             f"recommended at place {seen.place} to somebody who has {escape(seen.asked_by)}."
         )
 
-    def new_behavior(self, seen: NewBehavior) -> None:
+    def new_behavior(self, seen: NewBehavior | None) -> None:
         """Tell what a behaviour changed."""
+        if seen is None:
+            self.say("New behaviour: none would change a list of this catalogue, so there was nothing to watch.")
+            return
         came = [item for item in seen.after if item not in seen.before]
         user, verb, item = map(escape, (seen.behavior.user, seen.behavior.behavior, seen.behavior.item))
         self.say(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from producers import BehaviorProducer, ItemProducer
 
 _PATIENCE_S = 20.0
 _ASKERS = 256
-_CANDIDATES = 50
+_TOO_POPULAR = 50  # what nearly everybody has tells nothing about who takes it
+_SHORT_HISTORY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,11 @@ def new_item(data: Dataset, reference: Reference) -> Item:
     return Item("hopstream-new-item", vector=(typical * 1.02).numpy(), timestamp_ms=now_ms())
 
 
-def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem:
-    """Produce an item and ask until it is recommended to somebody who has something like it."""
+def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem | None:
+    """Produce an item and ask until it is recommended to somebody who has something like it; None if nobody has."""
     asker = _who_should_see(reference, item)
+    if asker is None:
+        return None
     request = RecommendRequest(history=(HistoryEntry(asker),), k=K)
     produced = time.perf_counter()
     ItemProducer(stage.writer, Topics(INDEX)).put(item, partition=SHARD)
@@ -69,9 +73,14 @@ def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem:
     return NewItem(item, asker, place, elapsed)
 
 
-def watch_behavior(stage: Stage, reference: Reference, data: Dataset, requests: list[RecommendRequest]) -> NewBehavior:
-    """Produce a behaviour of one of the askers, and ask until the rest of their list has changed."""
-    request, touched = _telling_behavior(reference, data, requests)
+def watch_behavior(
+    stage: Stage, reference: Reference, data: Dataset, requests: list[RecommendRequest]
+) -> NewBehavior | None:
+    """Produce a behaviour of an asker, and ask until the rest of their list has changed; None if none would change."""
+    telling = _telling_behavior(reference, data, requests)
+    if telling is None:
+        return None
+    request, touched = telling
     before = [scored.item for scored in stage.client.recommend(request).items]
     behavior = Behavior(str(request.user), touched, data.target_behavior, now_ms())
     produced = time.perf_counter()
@@ -92,7 +101,7 @@ def _ask_until(stage: Stage, request: RecommendRequest, seen: Callable[[list[str
     raise DemoError(f"the change did not show in any answer for {_PATIENCE_S:g} s")
 
 
-def _who_should_see(reference: Reference, item: Item) -> str:
+def _who_should_see(reference: Reference, item: Item) -> str | None:
     """An item whose owner should be shown the new one, by exhaustive scoring of an index that has both."""
     index = reference.index
     vectors, biases = reference.model.encoder.encode([item.id], [item.text], [item.tags], [item.vector])
@@ -113,18 +122,19 @@ def _who_should_see(reference: Reference, item: Item) -> str:
         [answer] = exhaustive(scratch, [query])
         if index.rows in answer.rows:
             return reference.mirror.items(np.array([row]))[0]
-    raise DemoError("the new item is nobody's match: nothing to show")
+    return None
 
 
 def _telling_behavior(
     reference: Reference, data: Dataset, requests: list[RecommendRequest]
-) -> tuple[RecommendRequest, str]:
+) -> tuple[RecommendRequest, str] | None:
     """An asker and an item new to them after which their exhaustive list holds more than one new name."""
     popular = np.argsort(-np.bincount(data.train.items, minlength=len(data.items)))
-    for request, code in zip(requests, popular[_CANDIDATES:], strict=False):
+    first = min(_TOO_POPULAR, len(popular) // 4)
+    for request, code in zip(requests, cycle(popular[first:]), strict=False):
         item, query = data.items[code], reference.query(request)
-        [row] = reference.mirror.rows([item]) or [-1]
-        if row in query.history_rows or not 0 < len(query.history_rows) <= 12:
+        row = reference.mirror.row_of.get(item)
+        if row is None or row in query.history_rows or not 0 < len(query.history_rows) <= _SHORT_HISTORY:
             continue
         more = Query(
             query.params,
@@ -135,4 +145,4 @@ def _telling_behavior(
         before, after = exhaustive(reference.index, [query, more])
         if len(set(after.rows) - set(before.rows)) > 1:
             return request, item
-    raise DemoError("no behaviour would change anybody's list: nothing to show")
+    return None

@@ -12,6 +12,7 @@ class DemoReport:
     hit_rate_at_10: share of the held-out (user, item) pairs that the answers hold, beside the two baselines on the same
     pairs. recall_at_10: share of the exhaustive top 10 under the same metric that the answers hold. catalogue_share:
     metric evaluations per request over items. Latencies are end to end, from produce to the answer at the client.
+    The last two are None where a catalogue is too small to show them.
     """
 
     catalogue: int
@@ -27,13 +28,13 @@ class DemoReport:
     queries_per_second: float
     p50_ms: float
     p99_ms: float
-    item_freshness_ms: float
-    history_effect_ms: float
+    item_freshness_ms: float | None
+    history_effect_ms: float | None
 
     def to_json(self) -> str:
         """One object on one line."""
         return json.dumps({name: _rounded(value) for name, value in asdict(self).items()})
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: float | None) -> float | None:
     return round(value, 4) if isinstance(value, float) else value

@@ -30,11 +30,12 @@ from hopstream.demo.traffic import Traffic, send_all
 from hopstream.errors import DemoError
 from hopstream.loading import behaviors_of, items_of, load_behaviors, load_items, now_ms
 from hopstream.training import interactions_of
-from messages import Recommendations, RecommendRequest
+from messages import RecommendRequest
 from producers import LoadReport
 
 RECOGNISABLE = ("gimp", "jupyter-notebook", "docker.io", "audacity", "postgresql-15", "vlc")
 SHOWN_BASKETS = 3
+WARM_UP = 20
 COMPARED = 400
 """Requests of which recall is measured: the first, and users are asked for in no telling order."""
 
@@ -64,10 +65,12 @@ def run_demo(options: DemoOptions, display: Display) -> DemoReport:
             requests = [_request(data, user) for user in pairs.users]
             _warm_up(on_stage, requests, display)
             traffic = _ask(on_stage, requests, options.requests, display)
+            # Before anything changes: the index that answered is the one to compare with.
+            expected = _exhaustive(reference, requests[:COMPARED], display)
             _show_baskets(on_stage, data, display)
             item = watch_new_item(on_stage, reference, new_item(data, reference))
             behavior = watch_behavior(on_stage, reference, data, requests)
-            report = _measure(data, pairs, reference, requests, traffic, item, behavior, display)
+    report = _report(data, pairs, traffic, expected, item, behavior)
     display.quality(report)
     display.new_item(item)
     display.new_behavior(behavior)
@@ -123,7 +126,7 @@ def _warm_up(on_stage: Stage, requests: Sequence[RecommendRequest], display: Dis
             on_stage.check()
             time.sleep(0.05)
         first.result()
-        send_all(on_stage.client, requests[: 2 * K], lambda _: None)
+        send_all(on_stage.client, requests[:WARM_UP], lambda _: None)
 
 
 def _ask(on_stage: Stage, requests: Sequence[RecommendRequest], count: int, display: Display) -> Traffic:
@@ -135,10 +138,11 @@ def _ask(on_stage: Stage, requests: Sequence[RecommendRequest], count: int, disp
 
 def _show_baskets(on_stage: Stage, data: Dataset, display: Display) -> None:
     """Recommendations for users whom a reader recognises, or else for the first few."""
-    known = [user for user in RECOGNISABLE if user in set(data.users)]
+    codes = {user: code for code, user in enumerate(data.users)}
     texts = dict(zip(data.items, data.texts, strict=True))
-    for user in [*known, *data.users][:SHOWN_BASKETS]:
-        code = data.users.index(user)
+    known = [user for user in RECOGNISABLE if user in codes]
+    for user in list(dict.fromkeys([*known, *data.users]))[:SHOWN_BASKETS]:
+        code = codes[user]
         has = sorted({data.items[item] for item in data.train.items[data.train.users == code]})
         shown = ", ".join(has[:8]) + (f" and {len(has) - 8} more" if len(has) > 8 else "")
         answer = on_stage.client.recommend(_request(data, code))
@@ -149,25 +153,25 @@ def _described(item: str, texts: dict[str, str]) -> tuple[str, str]:
     return item, texts.get(item, "").removeprefix(item).strip()
 
 
-def _measure(
+def _exhaustive(reference: Reference, requests: Sequence[RecommendRequest], display: Display) -> list[list[str]]:
+    with display.step("scoring every item, to compare with", len(requests)) as tick:
+        expected: list[list[str]] = []
+        for start in range(0, len(requests), 20):
+            expected += reference.top(requests[start : start + 20])
+            tick(len(expected))
+    return expected
+
+
+def _report(
     data: Dataset,
     pairs: HeldOut,
-    reference: Reference,
-    requests: Sequence[RecommendRequest],
     traffic: Traffic,
-    item: NewItem,
-    behavior: NewBehavior,
-    display: Display,
+    expected: Sequence[Sequence[str]],
+    item: NewItem | None,
+    behavior: NewBehavior | None,
 ) -> DemoReport:
-    compared = requests[:COMPARED]
-    with display.step("scoring every item, to compare with", len(compared)) as tick:
-        expected: list[list[str]] = []
-        for start in range(0, len(compared), 20):
-            expected += reference.top(compared[start : start + 20])
-            tick(len(expected))
-    with display.step("popularity and item k-NN, to compare with", 1.0) as _:
-        popularity, neighbors = baseline_hit_rates(data, pairs)
-    answers: Sequence[Recommendations] = traffic.answers
+    answers = traffic.answers
+    popularity, neighbors = baseline_hit_rates(data, pairs)
     return DemoReport(
         catalogue=len(data.items),
         users=len(data.users),
@@ -182,6 +186,6 @@ def _measure(
         queries_per_second=traffic.queries_per_second,
         p50_ms=traffic.percentile_ms(50),
         p99_ms=traffic.percentile_ms(99),
-        item_freshness_ms=item.milliseconds,
-        history_effect_ms=behavior.milliseconds,
+        item_freshness_ms=item.milliseconds if item else None,
+        history_effect_ms=behavior.milliseconds if behavior else None,
     )

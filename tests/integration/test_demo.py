@@ -89,7 +89,7 @@ def test_the_demo_answers_everything_and_leaves_nothing(demo: subprocess.Popen[s
     wait_until_gone(started)
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_however_the_demo_ends_nothing_is_left(demo: subprocess.Popen[str], how: signal.Signals, code: int) -> None:
     """Ctrl-C, a polite and an impolite kill while servers and workers run: all of them end."""
     started = everything_it_starts(demo)

@@ -26,6 +26,7 @@ _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not w
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
 _COMMIT_EVERY_S = 0.5
+_LEAVE_S = 5.0
 _METADATA_S = 1.0  # also the longest that `stop` goes unheard
 
 _DEFAULTS: Mapping[str, object] = {
@@ -156,7 +157,7 @@ class Intake:
             _log.error("intake failed", topic=self.topic, error=str(error))
             self._failure = error
         finally:
-            self._consumer.close()
+            self._leave()
 
     def _subscribe(self) -> None:
         """Wait for the topic, then join: a subscription may take minutes to notice that its topic exists by now."""
@@ -199,6 +200,20 @@ class Intake:
             self._take_completions()
         self._take_completions()
         self._commit(asynchronous=False)
+
+    def _leave(self) -> None:
+        """Leave the group, then close.
+
+        A partition that is revoked inside of `close` can meet a group that is gone already; the client then waits for
+        ever and, as it holds the interpreter's lock, so does the process.
+        """
+        try:
+            self._consumer.unsubscribe()
+            deadline = time.monotonic() + _LEAVE_S
+            while self._consumer.assignment() and time.monotonic() < deadline:
+                self._consumer.poll(_BUSY_WAIT_S)
+        finally:
+            self._consumer.close()
 
     def _receive(self, message: Message) -> None:
         error = message.error()

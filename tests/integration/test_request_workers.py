@@ -1,0 +1,68 @@
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from messages import RecommendRequest, Status
+from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, best, fill, make_items, wait_until
+from tests.integration.processes import worker_process, worker_processes
+
+ITEMS = make_items(300)
+EXACT: dict[str, Any] = {"beam": 300, "budget": 10_000}
+PATIENT = {"timeout_ms": 120_000}
+VECTORS = np.random.default_rng(5).normal(size=(120, DIMENSIONS)).astype(np.float32)
+
+
+@pytest.fixture
+def mailbox(stage: Stage) -> Iterator[Mailbox]:
+    """A mailbox of a filled index."""
+    fill(stage, ITEMS)
+    mailbox = Mailbox(stage)
+    yield mailbox
+    mailbox.close()
+
+
+def send(mailbox: Mailbox) -> dict[str, np.ndarray]:
+    """Ask for every vector; by correlation id."""
+    sent = {mailbox.send(RecommendRequest(vector=vector, **EXACT), **PATIENT): vector for vector in VECTORS}
+    assert mailbox.stage.producer.flush(20) == 0
+    return sent
+
+
+def answers_so_far(mailbox: Mailbox) -> int:
+    """How many requests have an answer."""
+    mailbox.collect()
+    return len(mailbox.answers)
+
+
+def test_what_a_killed_worker_left_another_answers(mailbox: Mailbox) -> None:
+    """SIGKILL with requests in flight: every one is answered, and where twice, with the same."""
+    mirror = mailbox.stage.mirror()
+    with worker_processes("requests", "requests", stage=mailbox.stage, lanes=2) as (first, _second):
+        mailbox.ask(RecommendRequest(item="i0"), **PATIENT)
+        sent = send(mailbox)
+        wait_until(lambda: answers_so_far(mailbox) > 10, "the first answers")
+        first.kill()
+        mailbox.wait(*sent, timeout_s=30)
+    for name, vector in sent.items():
+        assert {answer.status for answer in mailbox.answers[name]} == {Status.OK}
+        assert len({answer.items for answer in mailbox.answers[name]}) == 1
+        assert [scored.item for scored in mailbox.answers[name][0].items] == best(mirror, vector, 10)
+
+
+def test_sigterm_ends_a_worker_with_nothing_left_open(mailbox: Mailbox) -> None:
+    """What was taken is answered, the process ends with 0, and the next worker answers the rest: all once."""
+    with worker_process("requests", mailbox.stage, lanes=2) as first:
+        mailbox.ask(RecommendRequest(item="i0"), **PATIENT)
+        sent = send(mailbox)
+        wait_until(lambda: answers_so_far(mailbox) > 10, "the first answers")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == 0
+        answered = answers_so_far(mailbox)
+        late = mailbox.send(RecommendRequest(item="i0"), **PATIENT)
+        with worker_process("requests", mailbox.stage):
+            mailbox.wait(*sent, late)
+    assert answered > 10
+    assert all(len(mailbox.answers[name]) == 1 for name in sent)

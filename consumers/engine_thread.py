@@ -16,13 +16,14 @@ from consumers.questions import SearchDefaults, make_query
 from engine.errors import InvalidQuery, QueueFull
 from engine.model import Model
 from engine.query import Answer, Query
-from engine.scheduler import Scheduler
+from engine.scheduler import UNANSWERED, Scheduler
 from engine.search import ParallelSearch
 from index_store import Change, GenerationInfo, History, Snapshot
 from messages import MalformedMessage, Recommendations, RecommendRequest, RequestHeaders, ScoredItem, Status
 
 _log = structlog.get_logger(__name__)
 
+_TOO_LATE = "its time was up before a lane was free"
 _RETRY_AFTER_MS = 1_000
 
 
@@ -152,7 +153,7 @@ class EngineThread:
     def _ask(self, question: Question) -> None:
         left_s = question.expires_at - time.time()
         if left_s <= 0:
-            self._reply(refusal(question, Status.EXPIRED, "its time was up before a lane was free"))
+            self._reply(refusal(question, Status.EXPIRED, _TOO_LATE))
             return
         try:
             query = self._query(question, time.monotonic() + left_s)
@@ -169,6 +170,8 @@ class EngineThread:
 
     def _answered(self, in_work: _InWork, answer: Answer) -> Reply:
         question = in_work.question
+        if answer is UNANSWERED:
+            return refusal(question, Status.EXPIRED, _TOO_LATE)
         wanted = self._still_wanted(in_work, answer.rows)
         ids = self._mirror.items(answer.rows[wanted])
         try:

@@ -21,7 +21,7 @@ from messages import Item, MalformedMessage, Topics, decode_item, encode
 
 _log = structlog.get_logger(__name__)
 
-_BATCH = 1024
+_BATCH = 2048
 
 
 @dataclass(slots=True)

@@ -16,12 +16,10 @@ import numpy as np
 import torch
 
 from engine import tiles
-from engine.behavior_codes import BEHAVIOR_CODES, BOTH, OTHER_ONLY, TARGET_ONLY
+from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
 from engine.metric import query_vector
 from engine.query import Query
-
-__all__ = ["BOTH", "MAX_HISTORY", "OTHER_ONLY", "TARGET_ONLY", "LaneUser", "MlpMetric"]
 
 MAX_HISTORY = 128
 """History items that one lane weighs; older ones are left out."""

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from consumers.connection import as_bytes, consumer_settings, leave, raise_if_beyond_repair, wait_for_topic
 from consumers.errors import IntakeFailed
 from consumers.events import Assigned, Event, Record, Revoked
 from consumers.offsets import OffsetTracker, Ticket
@@ -26,29 +27,6 @@ _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not w
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
 _COMMIT_EVERY_S = 0.5
-_LEAVE_S = 5.0
-_METADATA_S = 1.0  # also the longest that `stop` goes unheard
-
-_DEFAULTS: Mapping[str, object] = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "earliest",
-    "allow.auto.create.topics": True,  # where brokers do that at all; the embedded one does it in no other way
-    "fetch.wait.max.ms": 10,  # an idle fetch waits this out, and 500 ms by default
-    "queued.max.messages.kbytes": 16_384,
-    "log_level": 4,
-}
-
-# librdkafka goes on trying after every other error that is not fatal, and reports it for information only.
-_BEYOND_REPAIR = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.INVALID_GROUP_ID,
-        KafkaError.TOPIC_EXCEPTION,
-        KafkaError._AUTO_OFFSET_RESET,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +58,7 @@ class Intake:
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.topic = topic
-        self._settings: dict[str, Any] = {
-            **_DEFAULTS,
-            **(options or {}),
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": group,
-            "on_commit": self._on_commit,
-        }
+        self._settings = {**consumer_settings(bootstrap_servers, group, options), "on_commit": self._on_commit}
         self._consumer: Consumer
         self._deliver = deliver
         self._positioned = positioned
@@ -149,7 +121,10 @@ class Intake:
 
     def _run(self) -> None:
         try:
-            self._subscribe()
+            wait_for_topic(self._consumer, self.topic, self._stopping)
+            self._consumer.subscribe(
+                [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
             while not self._stopping.is_set():
                 self._turn()
             self._drain()
@@ -157,23 +132,7 @@ class Intake:
             _log.error("intake failed", topic=self.topic, error=str(error))
             self._failure = error
         finally:
-            self._leave()
-
-    def _subscribe(self) -> None:
-        """Wait for the topic, then join: a subscription may take minutes to notice that its topic exists by now."""
-        while not self._stopping.is_set():
-            try:
-                found = self._consumer.list_topics(self.topic, timeout=_METADATA_S).topics[self.topic]
-                if found.error is None and found.partitions:
-                    break
-                problem = found.error and found.error.str()
-            except KafkaException as error:
-                problem = error.args[0].str()
-            _log.warning("topic not found yet", topic=self.topic, error=problem)
-            self._stopping.wait(_METADATA_S)
-        self._consumer.subscribe(
-            [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+            leave(self._consumer)
 
     def _turn(self) -> None:
         self._take_completions()
@@ -201,24 +160,11 @@ class Intake:
         self._take_completions()
         self._commit(asynchronous=False)
 
-    def _leave(self) -> None:
-        """Leave the group, then close.
-
-        A partition that is revoked inside of `close` can meet a group that is gone already; the client then waits for
-        ever and, as it holds the interpreter's lock, so does the process.
-        """
-        try:
-            self._consumer.unsubscribe()
-            deadline = time.monotonic() + _LEAVE_S
-            while self._consumer.assignment() and time.monotonic() < deadline:
-                self._consumer.poll(_BUSY_WAIT_S)
-        finally:
-            self._consumer.close()
-
     def _receive(self, message: Message) -> None:
         error = message.error()
         if error is not None:
-            self._judge(error)
+            raise_if_beyond_repair(error)
+            self._take_trouble(error)
             return
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or (self._positioned and partition not in self._reading):
@@ -228,19 +174,16 @@ class Intake:
                 self._tracker.delivered(partition, offset),
                 self._reading.get(partition, 0),
                 self.topic,
-                _as_bytes(message.key()),
-                _as_bytes(message.value()),
+                as_bytes(message.key()),
+                as_bytes(message.value()),
                 cast("Headers", message.headers() or ()),
                 message.timestamp()[1],
             )
         )
 
-    def _judge(self, error: KafkaError) -> None:
-        """Pass over what mends itself; raise what does not."""
-        code = error.code()
-        if error.fatal() or code in _BEYOND_REPAIR:
-            raise IntakeFailed(f"{error.name()}: {error.str()}")
-        if code == KafkaError._MAX_POLL_EXCEEDED:
+    def _take_trouble(self, error: KafkaError) -> None:
+        """Go on after an error that the client mends; who polled too late has lost what was assigned."""
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED:
             self._rebalances += [Revoked(partition) for partition in self._assigned]
             self._take_rebalances()
         _log.warning("broker trouble", topic=self.topic, error=error.str())
@@ -341,7 +284,3 @@ class Intake:
         except KafkaException as error:
             # A rebalance in between: whoever has the partition now reads these records again.
             _log.warning("commit refused", topic=self.topic, error=str(error))
-
-
-def _as_bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

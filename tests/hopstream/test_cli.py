@@ -117,12 +117,19 @@ def test_training_writes_a_metric_and_says_what(tmp_path: Path) -> None:
         assert said["version"] in created.stdout
 
 
-def test_a_worker_that_waits_for_its_generation_ends_on_sigterm() -> None:
-    """`serve` says what it waits for and leaves with exit code 0 when told to."""
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "its standard input closes"])
+def test_a_worker_that_waits_for_its_generation_ends_when_told(end: str) -> None:
+    """`serve` says what it waits for, and leaves with exit code 0 by a signal or when its supervisor is gone."""
+    command = [*HOPSTREAM, "--redis", "URL", "serve", "requests", "--until-stdin-closes"]
     with redis_server() as url:
-        worker = subprocess.Popen([*HOPSTREAM, "--redis", url, "serve", "requests"], stderr=subprocess.PIPE, text=True)
-        assert worker.stderr is not None
-        assert "waiting for a generation" in worker.stderr.readline()
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
-        worker.stderr.close()
+        command[command.index("URL")] = url
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+            assert worker.stderr is not None
+            assert worker.stdin is not None
+            assert "waiting for a generation" in worker.stderr.readline()
+            if end.startswith("SIG"):
+                worker.send_signal(signal.Signals[end])
+            else:
+                worker.stdin.close()
+            assert worker.wait(20) == 0
+            assert "Fatal" not in worker.stderr.read()

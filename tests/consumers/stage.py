@@ -48,7 +48,7 @@ QUICK: Mapping[str, object] = {"log_level": 0, "group.protocol": "consumer"}
 PLAIN: Mapping[str, object] = {"log_level": 0}
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     """Look at a condition until it holds; fails after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()

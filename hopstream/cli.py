@@ -5,6 +5,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -74,8 +75,8 @@ def demo(
     from hopstream.logs import configure_logging
 
     configure_logging("warning")
-    # A polite kill unwinds like Ctrl-C, so that no folder stays behind.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _unwind)
     report = run_demo(DemoOptions(data, requests, train_seconds), Display(quiet=as_json))
     if as_json:
         typer.echo(report.to_json())
@@ -188,16 +189,31 @@ def config_show(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def main() -> NoReturn:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 and 143 ended by Ctrl-C and SIGTERM."""
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("interrupted", code=130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if _ended_by:
+            # Whatever was being done when the signal came may have turned it into an error of its own.
+            _fail("interrupted", code=128 + _ended_by[0])
+        if isinstance(error, SystemExit):
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            _fail("interrupted", code=130)
         if not isinstance(error, _expected_errors()):
             raise
         _fail(str(error))
     sys.exit(0)
+
+
+_ended_by: list[int] = []
+
+
+def _unwind(number: int, _frame: FrameType | None) -> None:
+    """Let a signal end everything that was started, in order, as Ctrl-C does."""
+    _ended_by.append(number)
+    # Not KeyboardInterrupt: where it passes through an `exec`, Python later ends by the signal instead of the code.
+    raise SystemExit(128 + number)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

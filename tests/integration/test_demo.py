@@ -95,7 +95,7 @@ def test_however_the_demo_ends_nothing_is_left(demo: subprocess.Popen[str], how:
     started = everything_it_starts(demo)
     demo.send_signal(how)
     out, err = demo.communicate(timeout=60)
-    assert demo.returncode == code
+    assert demo.returncode == code, err
     assert "Traceback" not in err
     assert out == ""
     wait_until_gone(started)

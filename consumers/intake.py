@@ -169,6 +169,9 @@ class Intake:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or (self._positioned and partition not in self._reading):
             return
+        if self._tracker.seen(partition, offset):
+            # Seen after a pause: the client can go back within an assignment. What is out or done already is not news.
+            return
         self._deliver(
             Record(
                 self._tracker.delivered(partition, offset),

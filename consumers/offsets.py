@@ -59,6 +59,11 @@ class OffsetTracker:
         state.open.add(offset)
         return Ticket(partition, offset, state.assignment)
 
+    def seen(self, partition: int, offset: int) -> bool:
+        """Say whether this assignment has delivered the message, or a later one, before."""
+        state = self._partitions.get(partition)
+        return state is not None and offset <= state.newest
+
     def done(self, ticket: Ticket) -> bool:
         """Note a message as finished; False if it no longer counts (an earlier assignment) or was finished before."""
         state = self._partitions.get(ticket.partition)

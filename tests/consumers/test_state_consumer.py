@@ -279,7 +279,7 @@ def test_more_records_than_the_window_pass_through(new_stage: Callable[..., Stag
     stage = new_stage()
     handler = Handler()
     consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=2, kafka_options=QUICK)
-    keys = [f"k{n}" for n in range(300)]
+    keys = [f"k{n}" for n in range(2000)]
     for key in keys:
         stage.produce(stage.topics.items, key, b"")
     with running(consumer):

@@ -13,6 +13,7 @@
         ├── KafkaUnavailable  the reply topic cannot be read
         ├── RequestNotSent    Kafka did not take the request
         ├── RequestTimedOut   no answer came in time
+        ├── RequestRefused    the workers answered that they will not
         ├── AnswerUnreadable  an answer came that this version cannot read
         └── ClientClosed      the client was closed
 
@@ -32,6 +33,7 @@ __all__ = [
     "HopstreamError",
     "KafkaUnavailable",
     "RequestNotSent",
+    "RequestRefused",
     "RequestTimedOut",
     "ServerNotFound",
     "ServerStartFailed",
@@ -112,6 +114,10 @@ class RequestNotSent(ClientError):
 
 class RequestTimedOut(ClientError):
     """No answer came in time; the message says what to check."""
+
+
+class RequestRefused(ClientError):
+    """The workers answered, and what they say is no recommendation: the status and its reason."""
 
 
 class AnswerUnreadable(ClientError):

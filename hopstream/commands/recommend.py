@@ -1,0 +1,50 @@
+"""`hopstream recommend`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from hopstream.commands.arguments import AsJson
+from hopstream.errors import RequestRefused
+from hopstream.settings import Settings
+
+
+def recommend(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(help="The user to recommend for.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to wait for the answer.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the workers for recommendations."""
+    from hopstream.client import RecommendClient
+    from messages import Status
+
+    settings: Settings = context.obj()
+    kafka = settings.kafka
+    with RecommendClient(
+        kafka.bootstrap_servers,
+        settings.index.name,
+        client_id="command-line",
+        options=kafka.options,
+        patience_s=min(timeout, 10.0),
+    ) as client:
+        answer = client.for_user(user, k, timeout)
+    if as_json:
+        items = [{"id": scored.item, "score": scored.score} for scored in answer.items]
+        told = {
+            "items": items,
+            "status": answer.status,
+            "reason": answer.reason,
+            "degraded": answer.degraded,
+            "metric_version": answer.metric_version,
+            "index_version": answer.index_version,
+            "evaluations": answer.evaluations,
+        }
+        typer.echo(json.dumps(told))
+    else:
+        for scored in answer.items:
+            typer.echo(f"{scored.score:10.4f}  {scored.item}")
+    if answer.status is not Status.OK:
+        raise RequestRefused(f"{answer.status}: {answer.reason}")

@@ -8,22 +8,25 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hopstream.data import Dataset, read_dataset
+from hopstream.errors import GenerationError
 from hopstream.loading import SHARD, behaviors_of, items_of, load_behaviors, load_items, now_ms
 from hopstream.settings import Settings
-from index_store import Server, Sources, connect
+from index_store import IndexStore, Server, Sources, connect
 from producers import LoadReport, Writer
 
 
 def send_items(settings: Settings, path: Path) -> int:
     """Load the items of a data set; how many items the index then holds.
 
-    Raises `LoadStalled` where no worker applies them.
+    Raises `GenerationError` where there is no generation, `LoadStalled` where no worker applies them.
     """
     data = read_dataset(path)
-    index = settings.index.name
     with _connections(settings) as (server, writer), _progress("items", len(data.items)) as progress:
-        load_items(items_of(data, now_ms()), writer, server, index, progress)
-        return len(Sources(server, index, SHARD))
+        store = IndexStore(server, settings.index.name)
+        if store.active() is None:
+            raise GenerationError(f"index {store.index!r} has no generation to load into: hopstream index create")
+        load_items(items_of(data, now_ms()), writer, store, progress)
+        return len(Sources(server, store.index, SHARD))
 
 
 def send_behaviors(settings: Settings, path: Path) -> int:

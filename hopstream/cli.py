@@ -40,9 +40,8 @@ def common(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
     """Recommendations over event streams."""
-    context.obj = lambda: Settings.load(
-        config, {"index.name": index, "kafka.bootstrap_servers": kafka, "redis.url": redis}
-    )
+    flags = {"index.name": index, "kafka.bootstrap_servers": kafka, "redis.url": redis}
+    context.obj = lambda more=None: Settings.load(config, {**flags, **(more or {})})
 
 
 def main() -> NoReturn:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hopstream.data import Dataset
-from index_store import HistoryStore, Server, Sources
+from index_store import HistoryStore, IndexStore, Server
 from messages import Behavior, Item, Topics
 from producers import BehaviorProducer, ItemProducer, LoadReport, Writer, load
 from producers.writer import OnDelivered
@@ -44,16 +44,16 @@ def behaviors_of(data: Dataset, timestamp_ms: int) -> Iterator[Behavior]:
 
 
 def load_items(
-    items: Iterable[Item], writer: Writer, server: Server, index: str, progress: Progress | None = None
+    items: Iterable[Item], writer: Writer, store: IndexStore, progress: Progress | None = None
 ) -> LoadReport:
-    """Write items and wait until the item writer has applied them all."""
-    sources = Sources(server, index, SHARD)
+    """Write items and wait until the generation that answers holds them all."""
 
     def applied() -> Mapping[int, int]:
-        checkpoint = sources.checkpoint()
-        return {} if checkpoint is None else {SHARD: checkpoint.next_offset}
+        active = store.active()
+        checkpoint = store.shard(active, SHARD).checkpoint if active else None
+        return {SHARD: checkpoint.next_offset} if checkpoint else {}
 
-    return load(items, SingleShard(ItemProducer(writer, Topics(index)), writer), applied, progress)
+    return load(items, SingleShard(ItemProducer(writer, Topics(store.index)), writer), applied, progress)
 
 
 def load_behaviors(

@@ -1,5 +1,6 @@
 """Workers as child processes that never outlive the process that started them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,20 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 from hopstream.errors import WorkerDied
+from hopstream.settings import Settings
 
 _STOP_TIMEOUT_S = 15.0
 _LOG_LINES = 10
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that make a worker serve the index of these settings, on their servers."""
+    return {
+        "HOPSTREAM_INDEX__NAME": settings.index.name,
+        "HOPSTREAM_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "HOPSTREAM_KAFKA__OPTIONS": json.dumps(settings.kafka.options),
+        "HOPSTREAM_REDIS__URL": settings.redis.url,
+    }
 
 
 class WorkerProcess:

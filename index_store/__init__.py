@@ -25,7 +25,7 @@ from index_store.errors import (
     UnsuitableServer,
 )
 from index_store.follower import Follower, Snapshot
-from index_store.generations import LAYOUT, Column, GenerationInfo, IndexStore
+from index_store.generations import LAYOUT, Column, GenerationInfo, IndexStore, ShardState
 from index_store.histories import BUCKETS, History, HistoryEvent, HistoryStore, bucket_of
 from index_store.sources import Sources
 from index_store.writer import Outcome, Position, ShardWriter
@@ -55,6 +55,7 @@ __all__ = [
     "Position",
     "SequenceConflict",
     "Server",
+    "ShardState",
     "ShardWriter",
     "Snapshot",
     "Sources",

@@ -83,6 +83,16 @@ class Server:
             if not cursor:
                 return
 
+    def scan_keys(self, pattern: str, count: int = 1000) -> Iterator[Sequence[bytes]]:
+        """Parts of the keys that match a pattern; a key may come twice."""
+        cursor = 0
+        while True:
+            cursor, part = self.ask("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            if part:
+                yield part
+            if not int(cursor):
+                return
+
     def _pipeline(self, commands: Sequence[Sequence[Argument]], atomic: bool) -> list[Any]:
         pipeline = self._client.pipeline(transaction=atomic)
         try:

@@ -9,6 +9,7 @@ from typing import Self
 import msgpack
 import numpy as np
 
+from index_store.checkpoint import Checkpoint
 from index_store.connection import Server
 from index_store.errors import GenerationMismatch, LayoutMismatch, StoreError, UnknownGeneration
 from index_store.keys import IndexKeys, ShardKeys, check_name
@@ -112,6 +113,16 @@ class GenerationInfo:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """Where a shard of a generation stands; its first writer makes the epoch 1."""
+
+    epoch: int
+    seq: int
+    rows: int
+    checkpoint: Checkpoint | None
+
+
 class IndexStore:
     """The generations of one index. Raises `LayoutMismatch` if it was written by another layout version."""
 
@@ -161,6 +172,24 @@ class IndexStore:
         """The generation that answers, if one was activated."""
         name = self.server.ask("GET", self._keys.active)
         return None if name is None else self.generation(name.decode())
+
+    def shard(self, info: GenerationInfo, shard: int) -> ShardState:
+        """Where a shard stands now. Raises `UnknownGeneration` if the store does not have it."""
+        epoch, seq, rows, checkpoint = self.server.ask(
+            "HMGET", info.keys(shard).state, "epoch", "seq", "rows", "checkpoint"
+        )
+        if epoch is None:
+            raise info.refuse(b"missing")
+        return ShardState(int(epoch), int(seq), int(rows), Checkpoint.unpack(checkpoint))
+
+    def drop(self) -> int:
+        """Delete everything that the store holds of this index; the number of keys. Its workers must have ended."""
+        found = 0
+        # `{index}` tags what belongs to the index as a whole, `{index:…}` its shards and buckets.
+        for pattern in (f"{{{self.index}}}:*", f"{{{self.index}:*"):
+            for keys in self.server.scan_keys(pattern):
+                found += int(self.server.ask("UNLINK", *keys))
+        return found
 
     def _check_layout(self, stored: bytes | None) -> None:
         if stored is not None and int(stored) != LAYOUT:

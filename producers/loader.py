@@ -51,8 +51,8 @@ def load(
     """Write all `messages` and return when as many have been applied as were written.
 
     `applied` says, per partition, the offset after the last one applied (no entry: nothing yet); `progress` hears
-    of the load ten times a second. Raises the first failure to write a record, `QueueFull`, and `LoadStalled` when
-    nothing has moved for `stall_s`. What is on its way when a load is interrupted is left to the writer's own end.
+    of the load ten times a second. What is on its way when a load is interrupted is left to the writer's own end.
+    Raises the first failure to write a record, `QueueFull`, and `LoadStalled` when nothing moves for `stall_s` seconds.
     """
     course = _Course(producer.writer, applied, progress, stall_s)
     for message in messages:
@@ -90,6 +90,7 @@ class _Course:
         self.unwritten_bytes = 0
         self._written = self._written_bytes = 0
         self._ahead: dict[int, _Ahead] = {}
+        self._applied: Mapping[int, int] = {}
         self._began = self._moved = self._asked = self._told = time.monotonic()
 
     def ahead_bytes(self) -> int:
@@ -141,15 +142,16 @@ class _Course:
 
     def _ask(self) -> None:
         """Strike out what has been applied."""
-        before = self.applied
-        for partition, offset in self._ask_applied().items():
+        self._asked = time.monotonic()
+        offsets = self._ask_applied()
+        if offsets != self._applied:
+            # Whoever applies may have other records to go through before these.
+            self._applied, self._moved = offsets, self._asked
+        for partition, offset in offsets.items():
             ahead = self._ahead.get(partition)
             while ahead and ahead.records and ahead.records[0][0] < offset:
                 ahead.bytes -= ahead.records.popleft()[1]
                 self.applied += 1
-        self._asked = time.monotonic()
-        if self.applied > before:
-            self._moved = self._asked
 
     def _waiting_for(self) -> str:
         waits = [

@@ -1,9 +1,9 @@
 """What changes while the service answers: a new item, and something a user just did."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from engine.query import Query, SearchParams
 from engine.search import exhaustive
 from hopstream.data import Dataset
 from hopstream.demo.scoring import K, Reference
-from hopstream.demo.stage import INDEX, Stage
+from hopstream.demo.stage import Stage
 from hopstream.errors import DemoError
 from hopstream.loading import SHARD, now_ms
-from messages import Behavior, HistoryEntry, Item, Recommendations, RecommendRequest, Topics
+from messages import Behavior, HistoryEntry, Item, Recommendations, RecommendRequest
 from producers import BehaviorProducer, ItemProducer
 
 _PATIENCE_S = 20.0
@@ -46,17 +46,25 @@ class NewBehavior:
 
 def new_item(data: Dataset, reference: Reference) -> Item:
     """An item that no catalogue has: described in words where items have words, else by a vector near a crowd."""
+    name = next(name for name in _names("python3-hopstream") if name not in reference.mirror.row_of)
     if any(data.texts):
         return Item(
-            "python3-hopstream",
-            text="python3-hopstream recommendations over event streams, client library (Python 3)",
+            name,
+            text=f"{name} recommendations over event streams, client library (Python 3)",
             tags=("section::python", "implemented-in::python", "devel::library", "role::devel-lib"),
             timestamp_ms=now_ms(),
         )
     points = reference.index.points[: reference.index.rows]
     centre = points[: reference.index.rows // 2].mean(dim=0)
     typical = points[torch.argmax(points @ centre)]
-    return Item("hopstream-new-item", vector=(typical * 1.02).numpy(), timestamp_ms=now_ms())
+    return Item(name, vector=(typical * 1.02).numpy(), timestamp_ms=now_ms())
+
+
+def _names(name: str) -> Iterator[str]:
+    """A name, and what to call another thing like it where it is taken."""
+    yield name
+    for number in count(2):
+        yield f"{name}-{number}"
 
 
 def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem | None:
@@ -66,7 +74,7 @@ def watch_new_item(stage: Stage, reference: Reference, item: Item) -> NewItem | 
         return None
     request = RecommendRequest(history=(HistoryEntry(asker),), k=K)
     produced = time.perf_counter()
-    ItemProducer(stage.writer, Topics(INDEX)).put(item, partition=SHARD)
+    ItemProducer(stage.writer, stage.topics).put(item, partition=SHARD)
     answer = _ask_until(stage, request, lambda items: item.id in items)
     elapsed = (time.perf_counter() - produced) * 1000
     place = [scored.item for scored in answer.items].index(item.id) + 1
@@ -84,7 +92,7 @@ def watch_behavior(
     before = [scored.item for scored in stage.client.recommend(request).items]
     behavior = Behavior(str(request.user), touched, data.target_behavior, now_ms())
     produced = time.perf_counter()
-    BehaviorProducer(stage.writer, Topics(INDEX)).put(behavior)
+    BehaviorProducer(stage.writer, stage.topics).put(behavior)
     answer = _ask_until(stage, request, lambda items: bool(set(items) - set(before) - {touched}))
     elapsed = (time.perf_counter() - produced) * 1000
     return NewBehavior(behavior, tuple(before), tuple(scored.item for scored in answer.items), elapsed)

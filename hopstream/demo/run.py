@@ -1,7 +1,9 @@
 """The script of the demo: what happens, in order."""
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from hopstream.demo.scoring import (
     excluded_behaviors,
     recall,
 )
-from hopstream.demo.stage import INDEX, Stage, servers, stage
+from hopstream.demo.stage import Stage, stage
 from hopstream.demo.traffic import Traffic, send_all
+from hopstream.demo.venue import embedded_servers, temporary_index
 from hopstream.errors import DemoError
 from hopstream.loading import behaviors_of, items_of, load_behaviors, load_items, now_ms
+from hopstream.settings import Settings
 from hopstream.training import interactions_of
 from messages import RecommendRequest
 from producers import LoadReport
@@ -36,17 +40,25 @@ from producers import LoadReport
 RECOGNISABLE = ("gimp", "jupyter-notebook", "docker.io", "audacity", "postgresql-15", "vlc")
 SHOWN_BASKETS = 3
 WARM_UP = 20
+PATIENCE_S = 60.0
 COMPARED = 400
 """Requests of which recall is measured: the first, and users are asked for in no telling order."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """data: a RecBole atomic folder, the sample where None. train_seconds: the most that training may take."""
+    """What to show, and where.
+
+    data: a RecBole atomic folder, the sample where None. train_seconds: the most that training may take.
+    servers: an index for the demo alone is made on these, and deleted afterwards; None for embedded ones.
+    live: use the index of ``servers`` and the workers that serve it; what is loaded stays.
+    """
 
     data: Path | None = None
     requests: int = 2_000
     train_seconds: float = 55.0
+    servers: Settings | None = None
+    live: bool = False
 
 
 def run_demo(options: DemoOptions, display: Display) -> DemoReport:
@@ -56,10 +68,10 @@ def run_demo(options: DemoOptions, display: Display) -> DemoReport:
     if not len(pairs):
         raise DemoError(f"{data.name}: no held-out pairs to measure with; give more interactions per user")
     _introduce(data, options, display)
-    with servers() as (addresses, folder):
-        artefact = folder / "metric"
+    with tempfile.TemporaryDirectory(prefix="hopstream-demo-") as folder, _venue(options) as settings:
+        artefact = Path(folder) / "metric"
         _train(data, artefact, options.train_seconds, display)
-        with stage(addresses, artefact) as on_stage:
+        with stage(settings, artefact, own_workers=not options.live) as on_stage:
             _load(on_stage, data, display)
             reference = Reference(on_stage, learned_model(MetricArtifact.load(artefact)))
             requests = [_request(data, user) for user in pairs.users]
@@ -77,8 +89,14 @@ def run_demo(options: DemoOptions, display: Display) -> DemoReport:
     return report
 
 
+def _venue(options: DemoOptions) -> AbstractContextManager[Settings]:
+    if options.servers is None:
+        return embedded_servers()
+    return nullcontext(options.servers) if options.live else temporary_index(options.servers)
+
+
 def _introduce(data: Dataset, options: DemoOptions, display: Display) -> None:
-    display.say("[bold]hopstream demo[/bold]: embedded Kafka and Redis, which keep nothing")
+    display.say(f"[bold]hopstream demo[/bold]: {escape(_place(options))}")
     what = "Debian's packages and what each source package needs" if options.data is None else escape(str(options.data))
     display.say(
         f"{what}: {len(data.items):,} items, {len(data.users):,} users, {len(data.train):,} behaviours "
@@ -87,6 +105,15 @@ def _introduce(data: Dataset, options: DemoOptions, display: Display) -> None:
     for note in data.notes:
         display.say(f"  {escape(note)}")
     display.say("")
+
+
+def _place(options: DemoOptions) -> str:
+    if options.servers is None:
+        return "embedded Kafka and Redis, which keep nothing"
+    kafka, index = options.servers.kafka.bootstrap_servers, options.servers.index.name
+    if options.live:
+        return f"index {index} on Kafka at {kafka}, through the workers that serve it; what is loaded stays"
+    return f"an index of its own on Kafka at {kafka}, deleted afterwards"
 
 
 def _train(data: Dataset, artefact: Path, seconds: float, display: Display) -> None:
@@ -99,11 +126,11 @@ def _train(data: Dataset, artefact: Path, seconds: float, display: Display) -> N
 
 def _load(on_stage: Stage, data: Dataset, display: Display) -> None:
     at = now_ms()
-    server, writer = on_stage.server, on_stage.writer
+    writer = on_stage.writer
     with display.step("items through Kafka into the graph", len(data.items)) as tick:
-        load_items(items_of(data, at), writer, server, INDEX, _applied(on_stage, tick))
+        load_items(items_of(data, at), writer, on_stage.store, _applied(on_stage, tick))
     with display.step("behaviours through Kafka into histories", len(data.train)) as tick:
-        load_behaviors(behaviors_of(data, at), writer, server, INDEX, _applied(on_stage, tick))
+        load_behaviors(behaviors_of(data, at), writer, on_stage.server, on_stage.info.index, _applied(on_stage, tick))
 
 
 def _applied(on_stage: Stage, tick: Callable[[float], None]) -> Callable[[LoadReport], None]:
@@ -119,13 +146,18 @@ def _request(data: Dataset, user: int) -> RecommendRequest:
 
 
 def _warm_up(on_stage: Stage, requests: Sequence[RecommendRequest], display: Display) -> None:
-    """Wait for the first answer: the worker joins its group and loads its mirror meanwhile."""
+    """Wait for the first answer of this generation: a worker joins its group and loads its mirror meanwhile."""
+    deadline = time.monotonic() + PATIENCE_S
     with display.step("waiting for the first answer", 1.0):
-        first = on_stage.client.submit(requests[0], timeout_s=60.0)
-        while not first.done():
-            on_stage.check()
-            time.sleep(0.05)
-        first.result()
+        version = None
+        while version != on_stage.info.metric_version:
+            if time.monotonic() > deadline:
+                raise DemoError(f"no worker answers with generation {on_stage.info.name} of {on_stage.info.index}")
+            first = on_stage.client.submit(requests[0], timeout_s=PATIENCE_S)
+            while not first.done():
+                on_stage.check()
+                time.sleep(0.05)
+            version = first.result().metric_version
         send_all(on_stage.client, requests[:WARM_UP], lambda _: None)
 
 

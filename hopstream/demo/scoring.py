@@ -11,7 +11,7 @@ from engine.model import Model
 from engine.query import Query
 from engine.search import exhaustive
 from hopstream.data import Dataset, HeldOut
-from hopstream.demo.stage import INDEX, Stage
+from hopstream.demo.stage import Stage
 from hopstream.evaluation import ItemKnn, Popularity, hit_rate, touched_matrix
 from index_store import Follower, HistoryStore
 from messages import Recommendations, RecommendRequest, Status
@@ -25,7 +25,7 @@ class Reference:
     def __init__(self, stage: Stage, model: Model) -> None:
         self.model = model
         self.mirror = Mirror(stage.info, model)
-        self._histories = HistoryStore(stage.server, INDEX)
+        self._histories = HistoryStore(stage.server, stage.info.index)
         follower = Follower(stage.server.sibling(), stage.info, 0)
         self.mirror.load(follower.load())
         follower.close()

@@ -1,28 +1,32 @@
-"""The stage: embedded servers, workers in processes of their own, and a client."""
+"""The stage: a generation of the metric on some servers, the workers that serve it, and a client."""
 
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hopstream.client import RecommendClient
-from hopstream.embedded import Addresses, EmbeddedServers
+from hopstream.errors import DemoError
 from hopstream.generations import create_learned
-from hopstream.processes import WorkerProcess
+from hopstream.loading import SHARD
+from hopstream.processes import WorkerProcess, environment_of
+from hopstream.settings import Settings
 from index_store import GenerationInfo, IndexStore, Server, connect
+from messages import Topics
 from producers import Writer
 
-INDEX = "demo"
-DEGREE = 32
+_ROLES = ("updates", "requests")
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything that a scene of the demo may use."""
+    """Everything that a scene of the demo may use. workers: its own ones, none where others serve."""
 
-    addresses: Addresses
+    topics: Topics
     server: Server
+    store: IndexStore
     info: GenerationInfo
     writer: Writer
     client: RecommendClient
@@ -33,29 +37,34 @@ class Stage:
         for worker in self.workers:
             worker.check()
 
+    def wait_for_writer(self) -> None:
+        """Return when an item writer has this generation. Raises `DemoError` after a minute in vain."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.store.shard(self.info, SHARD).epoch:
+            self.check()
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"no worker writes generation {self.info.name} of index {self.info.index}: start "
+                    f"`hopstream --index {self.info.index} serve updates`, or look at its log"
+                )
+            time.sleep(0.05)
+
 
 @contextmanager
-def servers() -> Iterator[tuple[Addresses, Path]]:
-    """The embedded servers and a folder for artefact and logs; both are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="hopstream-demo-") as folder, EmbeddedServers() as addresses:
-        yield addresses, Path(folder)
-
-
-@contextmanager
-def stage(addresses: Addresses, artefact: Path) -> Iterator[Stage]:
-    """Make a generation of the artefact and start the workers that serve it."""
-    settings = {
-        "HOPSTREAM_INDEX__NAME": INDEX,
-        "HOPSTREAM_KAFKA__BOOTSTRAP_SERVERS": addresses.kafka,
-        "HOPSTREAM_REDIS__URL": addresses.redis_url,
-    }
+def stage(settings: Settings, artefact: Path, *, own_workers: bool) -> Iterator[Stage]:
+    """Make a generation of the artefact that answers from now on, and start the workers that serve it."""
+    kafka, index = settings.kafka, settings.index.name
     with ExitStack() as stack:
-        server = stack.enter_context(connect(addresses.redis_url, writer=True))
-        info = create_learned(IndexStore(server, INDEX), artefact, DEGREE)
+        server = stack.enter_context(connect(settings.redis.url, writer=True))
+        store = IndexStore(server, index)
+        info = create_learned(store, artefact, settings.graph.degree)
         # The client first: it must be the last to go, while the workers still drain into its reply topic.
-        client = stack.enter_context(RecommendClient(addresses.kafka, INDEX))
-        writer = stack.enter_context(Writer(addresses.kafka))
+        client = stack.enter_context(RecommendClient(kafka.bootstrap_servers, index, options=kafka.options))
+        writer = stack.enter_context(Writer(kafka.bootstrap_servers, kafka.options))
         workers = tuple(
-            stack.enter_context(WorkerProcess(role, settings, artefact.parent)) for role in ("updates", "requests")
+            stack.enter_context(WorkerProcess(role, environment_of(settings), artefact.parent))
+            for role in (_ROLES if own_workers else ())
         )
-        yield Stage(addresses, server, info, writer, client, workers)
+        on_stage = Stage(Topics(index), server, store, info, writer, client, workers)
+        on_stage.wait_for_writer()
+        yield on_stage

@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
 from engine.index import ItemIndex
 from engine.model import Model
-from index_store import Change, Column, Follower, GenerationInfo, LogGap, Snapshot, StoreError
+from index_store import Change, Checkpoint, Column, Follower, GenerationInfo, LogGap, Snapshot, StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -18,6 +19,7 @@ ATTRIBUTE_WIDTH = 32
 
 _POLL_S = 0.2
 _RETRY_S = 0.5
+_STORE_AWAY = "store away, answering from the mirror"
 
 
 def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
@@ -84,17 +86,52 @@ class Mirror:
         return ItemIndex(self._model.metric, degree, ATTRIBUTE_WIDTH, self._device)
 
 
+@dataclass(slots=True)
+class Reached:
+    """Where in the stream a mirror stands: at a checkpoint, or beyond it by changes that had none of their own."""
+
+    checkpoint: Checkpoint | None = None
+    beyond: bool = False
+
+    def take_over(self, message: Snapshot | Change) -> None:
+        """Stand where the mirror stands after this."""
+        if message.checkpoint is not None or isinstance(message, Snapshot):
+            self.checkpoint, self.beyond = message.checkpoint, False
+        else:
+            self.beyond = True
+
+    def is_ahead_of(self, stored: Checkpoint | None) -> bool:
+        """Whether a store that stands there has yet to read what the mirror knows.
+
+        A position in another stream is neither ahead nor behind: what was made from it is simply another index.
+        """
+        mine = self.checkpoint
+        if mine is None or stored is None:
+            return mine is not None
+        if _stream(mine) != _stream(stored):
+            return False
+        return stored.next_offset < mine.next_offset + self.beyond
+
+
+def _stream(checkpoint: Checkpoint) -> tuple[str, str, int]:
+    return checkpoint.cluster_id, checkpoint.topic_id, checkpoint.partitions
+
+
 class MirrorFeed:
     """Follows a shard's log in a thread of its own and hands snapshots and changes on, in order.
 
-    While the store does not answer, what was seen last stays; a store that lost the shard counts as one that does not
-    answer. ``answered_at`` is when it did last, on the monotonic clock, ``available`` whether it still does.
+    While the store does not answer, what was seen last stays. A store that lost the shard counts as one that does not
+    answer, and so does one that went back (restored from an older copy), until its writer has caught up with the
+    mirror: what is deleted must not come back. ``answered_at`` is when it did last, on the monotonic clock,
+    ``available`` whether it still does.
     """
 
     def __init__(self, follower: Follower, deliver: Callable[[Snapshot | Change], None]) -> None:
         self._follower, self._deliver = follower, deliver
         self._stopping = threading.Event()
         self._failure: Exception | None = None
+        self._reached = Reached()
+        self._said = ""
         self.available = False
         self.answered_at = 0.0
         self._thread = threading.Thread(target=self._run, name="mirror feed", daemon=True)
@@ -130,32 +167,44 @@ class MirrorFeed:
         """Hand on what is new, from the log or, where that does not continue, all of it."""
         try:
             for change in self._follower.poll(_POLL_S):
-                self._deliver(change)
+                self._hand_on(change)
             self._answered()
         except LogGap as gap:
             if self.available:
                 _log.warning("log gap, loading anew", error=str(gap))
             self._load_anew()
         except StoreError as error:
-            self._away(error)
+            self._away(_STORE_AWAY, error=str(error))
 
     def _load(self) -> None:
-        self._deliver(self._follower.load())
+        self._hand_on(self._follower.load())
         self._answered()
 
     def _load_anew(self) -> None:
         try:
-            self._load()
+            # Asked before anything is read: catching up takes long, and a snapshot is large.
+            stored = self._follower.checkpoint()
+            if self._reached.is_ahead_of(stored):
+                offset = "none" if stored is None else stored.next_offset
+                self._away("store went back, answering from the mirror until it has caught up", offset=offset)
+            else:
+                self._load()
         except StoreError as error:
-            self._away(error)
+            self._away(_STORE_AWAY, error=str(error))
+
+    def _hand_on(self, message: Snapshot | Change) -> None:
+        self._deliver(message)
+        self._reached.take_over(message)
 
     def _answered(self) -> None:
         self.answered_at, self.available = time.monotonic(), True
+        self._said = ""
 
-    def _away(self, error: StoreError) -> None:
-        if self.available:
-            _log.warning("store away, answering from the mirror", error=str(error))
-        self.available = False
+    def _away(self, event: str, **details: object) -> None:
+        """Say it once, as long as nothing else comes between, and look again a little later."""
+        if event != self._said:
+            _log.warning(event, **details)
+        self.available, self._said = False, event
         self._stopping.wait(_RETRY_S)
 
 

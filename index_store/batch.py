@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A batch as followers see it; each column comes as at most one piece."""
+    """A batch as followers see it; each column comes as at most one piece, `checkpoint` None leaves it where it is."""
 
     seq: int
     epoch: int
@@ -48,6 +48,7 @@ class Change:
     columns: Columns
     ids_set: Mapping[str, int]
     ids_deleted: Sequence[str]
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def encode(batch: Batch, info: GenerationInfo, keys: ShardKeys) -> Encoded:
 
 def decode(epoch: int, seq: int, header: bytes, data: bytes, info: GenerationInfo) -> Change:
     """The change in a log entry."""
-    rows, header_columns, ids, deleted, _checkpoint, _digest = msgpack.unpackb(header)
+    rows, header_columns, ids, deleted, checkpoint, _digest = msgpack.unpackb(header)
     known = {column.name: column for column in info.columns}
     columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     at = 0
@@ -114,7 +115,8 @@ def decode(epoch: int, seq: int, header: bytes, data: bytes, info: GenerationInf
         values = np.frombuffer(data, column.dtype, total * column.width, at).reshape(total, column.width)
         columns[name] = [(np.repeat(firsts, counts) + within, values)]
         at += values.nbytes
-    return Change(seq, epoch, rows, columns, dict(zip(ids[::2], ids[1::2], strict=True)), deleted)
+    ids_set = dict(zip(ids[::2], ids[1::2], strict=True))
+    return Change(seq, epoch, rows, columns, ids_set, deleted, Checkpoint.of(checkpoint))
 
 
 def chain_of(before: bytes, header: bytes, data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index_store.batch import Change, chain_of, decode
+from index_store.checkpoint import Checkpoint
 from index_store.connection import Server
 from index_store.errors import LogGap
 from index_store.generations import GenerationInfo
@@ -17,13 +18,17 @@ _READ_ENTRIES = 64  # of the log, in one round trip
 
 @dataclass(slots=True)
 class Snapshot:
-    """A shard as of `seq`: columns [rows, width] and id -> row. Source records are not in it."""
+    """A shard as of `seq`: columns [rows, width] and id -> row. Source records are not in it.
+
+    `checkpoint` is where in the stream it stands, None where no batch has ever said.
+    """
 
     seq: int
     epoch: int
     rows: int
     columns: dict[str, np.ndarray]
     ids: dict[str, int]
+    checkpoint: Checkpoint | None = None
 
     def replay(self, change: Change) -> None:
         """Apply the next change; columns grow by copying."""
@@ -38,6 +43,7 @@ class Snapshot:
             self.ids.pop(key, None)
         self.ids.update(change.ids_set)
         self.seq, self.epoch, self.rows = change.seq, change.epoch, change.rows
+        self.checkpoint = change.checkpoint or self.checkpoint
 
 
 @dataclass(slots=True)
@@ -72,12 +78,12 @@ class Follower:
         when writers outran the read beyond the log's cap: load again.
         """
         self._place = None
-        epoch, seq, chain, rows = self._lease(None)
+        epoch, seq, chain, rows, checkpoint = self._lease(None)
         columns = {column.name: column.zeros(rows) for column in self.info.columns}
         self._read_blocks(columns, rows)
         ids = {key.decode(): int(row) for part in self._server.scan_hash(self._keys.ids) for key, row in part.items()}
         # What was read is a mixture of states since `seq`: replaying the log from there makes it one.
-        snapshot = Snapshot(seq, epoch, rows, columns, ids)
+        snapshot = Snapshot(seq, epoch, rows, columns, ids, checkpoint)
         self._place = _Place(epoch, seq, chain)
         target = int(self._server.ask("HGET", self._keys.state, "seq") or -1)
         while True:
@@ -85,6 +91,10 @@ class Follower:
                 snapshot.replay(change)
             if snapshot.seq >= target:
                 return snapshot
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Where in the stream the store stands now; None where it does not say, or has no such shard."""
+        return Checkpoint.unpack(self._server.ask("HGET", self._keys.state, "checkpoint"))
 
     def poll(self, timeout_s: float = 0.0) -> list[Change]:
         """The changes since the last call, in order; waits up to `timeout_s` seconds for one.
@@ -111,8 +121,8 @@ class Follower:
         self._waiting.close()
         self._server.ask("HDEL", self._keys.leases, self.name)
 
-    def _lease(self, seq: int | None) -> tuple[int, int, bytes, int]:
-        """Hold the log from `seq`, or from where it is now; epoch, seq, chain and rows of the shard."""
+    def _lease(self, seq: int | None) -> tuple[int, int, bytes, int, Checkpoint | None]:
+        """Hold the log from `seq`, or from where it is now; epoch, seq, chain, rows and checkpoint of the shard."""
         outcome, *rest = self._server.call(
             "lease",
             [self._keys.state, self._keys.leases],
@@ -123,8 +133,8 @@ class Follower:
                 raise self._gap("the shard is gone")
             raise self.info.refuse(outcome)
         self._renewal = time.monotonic() + self._lease_s / 3
-        _, epoch, at, chain, rows = rest[0]
-        return int(epoch), int(at), chain, int(rows)
+        _, epoch, at, chain, rows, checkpoint = rest[0]
+        return int(epoch), int(at), chain, int(rows), Checkpoint.unpack(checkpoint)
 
     def _read_blocks(self, columns: dict[str, np.ndarray], rows: int) -> None:
         for column in self.info.columns:

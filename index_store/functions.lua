@@ -44,7 +44,7 @@ end
 
 -- KEYS state, leases | ARGV digest, holder, seq ('' for the current one), milliseconds
 local function lease(keys, args)
-  local state = redis.call('HMGET', keys[1], 'digest', 'epoch', 'seq', 'chain', 'rows')
+  local state = redis.call('HMGET', keys[1], 'digest', 'epoch', 'seq', 'chain', 'rows', 'checkpoint')
   if state[1] ~= args[1] then
     return { state[1] and 'mismatch' or 'missing' }
   end

@@ -1,4 +1,4 @@
-"""The learned metric on disk: `metric.json`, `metric.safetensors`, `items.json` in one folder. Never pickle."""
+"""The learned metric as three files, in a folder or anywhere else. Never pickle."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from engine.errors import ArtifactError
 FORMAT = 1
 KIND = "mlp"
 DESCRIPTION, TENSORS, ITEMS = "metric.json", "metric.safetensors", "items.json"
+_FILES = (DESCRIPTION, TENSORS, ITEMS)
 _KEYS = {
     "format": int,
     "kind": str,
@@ -83,7 +84,8 @@ class MetricArtifact:
         meaning = {key: value for key, value in self._description().items() if key != "trained"}
         digest = hashlib.sha256()
         for part in (_json(meaning), _json(list(self.item_ids)), save_tensors(self._tensors())):
-            digest.update(len(part).to_bytes(8, "little") + part)
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
         return digest.hexdigest()
 
     @property
@@ -91,8 +93,38 @@ class MetricArtifact:
         """The first twelve digits of `sha256`."""
         return self.sha256[:12]
 
+    def to_files(self) -> dict[str, bytes]:
+        """The files by name; the same metric gives the same bytes."""
+        return {
+            DESCRIPTION: _json({**self._description(), "version": self.version}),
+            TENSORS: save_tensors(self._tensors()),
+            ITEMS: _json(list(self.item_ids)),
+        }
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> "MetricArtifact":
+        """Read and check what `to_files` gave. Raises ArtifactError on anything missing, damaged or foreign."""
+        if missing := [name for name in _FILES if name not in files]:
+            raise ArtifactError(missing[0], "$", "missing")
+        description = _read_description(files[DESCRIPTION])
+        ids = _read_json(ITEMS, files[ITEMS], list)
+        if not all(isinstance(each, str) and each for each in ids):
+            raise ArtifactError(ITEMS, "$", "not a list of non-empty strings")
+        artifact = cls(
+            behaviors=tuple(description["behaviors"]),
+            target=description["target"],
+            item_ids=tuple(ids),
+            content_norm=description["content"]["norm"],
+            trained=description["trained"],
+            **_read_tensors(files[TENSORS]),
+        )
+        for name, found in (("dimensions", artifact.dimensions), ("version", artifact.version)):
+            if description.get(name) != found:
+                raise ArtifactError(DESCRIPTION, name, f"says {description.get(name)!r}, the files say {found!r}")
+        return artifact
+
     def save(self, folder: str | Path) -> None:
-        """Write the three files into a new folder, then put it where `folder` is; OSError where that fails.
+        """Write the files into a new folder, then put it where `folder` is; OSError where that fails.
 
         A reader never sees half an artefact. Replacing an older one takes two renames, and between them, for an
         instant, there is no `folder`.
@@ -102,39 +134,16 @@ class MetricArtifact:
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             fresh.chmod(0o755)
-            (fresh / TENSORS).write_bytes(save_tensors(self._tensors()))
-            (fresh / ITEMS).write_bytes(_json(list(self.item_ids)))
-            (fresh / DESCRIPTION).write_bytes(_json({**self._description(), "version": self.version}))
+            for name, content in self.to_files().items():
+                (fresh / name).write_bytes(content)
             _replace_folder(folder, fresh)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> "MetricArtifact":
-        """Read and check what `save` wrote. Raises ArtifactError on anything missing, damaged or foreign."""
-        folder = Path(folder)
-        description = _read_description(folder)
-        ids = _read_json(folder / ITEMS, list)
-        if not all(isinstance(each, str) and each for each in ids):
-            raise ArtifactError(ITEMS, "$", "not a list of non-empty strings")
-        try:
-            tensors = load_tensors(_read(folder / TENSORS))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise ArtifactError(TENSORS, "$", f"not a safetensors file ({error})") from error
-        if set(tensors) != set(_TENSOR_NAMES):
-            raise ArtifactError(TENSORS, "$", f"holds {sorted(tensors)}, not {sorted(_TENSOR_NAMES)}")
-        artifact = cls(
-            behaviors=tuple(description["behaviors"]),
-            target=description["target"],
-            item_ids=tuple(ids),
-            content_norm=description["content"]["norm"],
-            trained=description["trained"],
-            **tensors,
-        )
-        for name, found in (("dimensions", artifact.dimensions), ("version", artifact.version)):
-            if description.get(name) != found:
-                raise ArtifactError(DESCRIPTION, name, f"says {description.get(name)!r}, the files say {found!r}")
-        return artifact
+        """Read what `save` wrote; raises ArtifactError as `from_files` does."""
+        return cls.from_files({name: _read(Path(folder) / name) for name in _FILES})
 
     def _tensors(self) -> dict[str, Floats]:
         return {name: np.asarray(getattr(self, name), order="C") for name in _TENSOR_NAMES}
@@ -181,8 +190,8 @@ def _check_tensors(artifact: MetricArtifact) -> None:
         raise ArtifactError(TENSORS, "content_weight", "has no features")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    description: dict[str, Any] = _read_json(folder / DESCRIPTION, dict)
+def _read_description(content: bytes) -> dict[str, Any]:
+    description: dict[str, Any] = _read_json(DESCRIPTION, content, dict)
     for key, kind in _KEYS.items():
         if type(description.get(key)) is not kind:
             raise ArtifactError(DESCRIPTION, key, f"missing or not of type {kind.__name__}")
@@ -199,21 +208,31 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def _read_tensors(content: bytes) -> dict[str, Floats]:
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(TENSORS, "$", f"not a safetensors file ({error})") from error
+    if set(tensors) != set(_TENSOR_NAMES):
+        raise ArtifactError(TENSORS, "$", f"holds {sorted(tensors)}, not {sorted(_TENSOR_NAMES)}")
+    return tensors
+
+
+def _read_json(file: str, content: bytes, kind: type) -> Any:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(file, "$", f"not JSON ({error})") from error
+    if not isinstance(value, kind):
+        raise ArtifactError(file, "$", f"not a JSON {kind.__name__}")
+    return value
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(path.name, "$", f"cannot be read from {path.parent} ({error.strerror})") from error
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(path.name, "$", f"not JSON ({error})") from error
-    if not isinstance(value, kind):
-        raise ArtifactError(path.name, "$", f"not a JSON {kind.__name__}")
-    return value
 
 
 def _json(value: Any) -> bytes:

@@ -83,14 +83,16 @@ def _requests(settings: Settings, server: Server, info: GenerationInfo) -> Worke
         ),
     )
     kafka = settings.kafka
-    return RequestWorker(kafka.bootstrap_servers, server.sibling(), info, load_model(info), config, kafka.options)
+    return RequestWorker(
+        kafka.bootstrap_servers, server.sibling(), info, load_model(info, server), config, kafka.options
+    )
 
 
 def _items(settings: Settings, _server: Server, info: GenerationInfo) -> Worker:
     graph, kafka = settings.graph, settings.kafka
     params = GraphParams(candidates=graph.candidates, alpha=graph.alpha)
     server = connect(settings.redis.url, writer=True)
-    return item_writer(kafka.bootstrap_servers, server, info, load_model(info), params, kafka.options)
+    return item_writer(kafka.bootstrap_servers, server, info, load_model(info, server), params, kafka.options)
 
 
 def _behaviors(settings: Settings, _server: Server, info: GenerationInfo) -> Worker:

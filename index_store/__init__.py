@@ -1,13 +1,17 @@
 """The index on Redis: columns, ids, source records, histories and the log that mirrors follow.
 
 Start with `connect`, then `IndexStore` for generations, `ShardWriter` to write a shard, `Follower` to mirror it,
-`Sources` for what items were made of, `HistoryStore` for what users did.
+`Sources` for what items were made of, `HistoryStore` for what users did, `Artefacts` for the metrics themselves.
 """
 
+from index_store.artefacts import Artefacts, artefact_digest
 from index_store.batch import MAX_BATCH_BYTES, Batch, Change
 from index_store.checkpoint import Checkpoint, check_stream
 from index_store.connection import Server, connect
 from index_store.errors import (
+    AccessDenied,
+    ArtefactTooLarge,
+    ArtefactUnreadable,
     BatchTooLarge,
     GenerationMismatch,
     InvalidBatch,
@@ -34,6 +38,10 @@ __all__ = [
     "BUCKETS",
     "LAYOUT",
     "MAX_BATCH_BYTES",
+    "AccessDenied",
+    "ArtefactTooLarge",
+    "ArtefactUnreadable",
+    "Artefacts",
     "Batch",
     "BatchTooLarge",
     "Change",
@@ -66,6 +74,7 @@ __all__ = [
     "StreamChanged",
     "UnknownGeneration",
     "UnsuitableServer",
+    "artefact_digest",
     "bucket_of",
     "check_stream",
     "connect",

@@ -1,5 +1,6 @@
 """The one seam to the server: commands in, answers or this room's errors out."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
@@ -7,14 +8,17 @@ from typing import Any, Self
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError
 from redis.retry import Retry
 
-from index_store.errors import StoreError, StoreFull, StoreUnavailable, UnsuitableServer
+from index_store.errors import AccessDenied, StoreError, StoreFull, StoreUnavailable, UnsuitableServer
 
 _SOURCE = (files("index_store") / "functions.lua").read_text(encoding="utf-8")
 #: Names the function library by its content: processes of two releases can share a server.
 LIBRARY_VERSION = sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()[:10]
 _LIBRARY = _SOURCE.replace("@VERSION@", LIBRARY_VERSION)
+
+_PAUSE_S = 0.1  # before an absent server is tried again
 
 Argument = bytes | str | int | float
 
@@ -48,7 +52,8 @@ class Server:
     def ask(self, *command: Argument) -> Any:
         """Run one command.
 
-        Raises `StoreUnavailable` without an answer, `StoreFull` out of memory, `StoreError` when refused otherwise.
+        Raises `StoreUnavailable` without an answer, `AccessDenied` when user, password or rights are wrong, `StoreFull`
+        out of memory, `StoreError` when refused otherwise.
         """
         try:
             return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -103,29 +108,42 @@ class Server:
             raise _translate(error) from error
 
 
-def connect(url: str, *, writer: bool = False, timeout_s: float = 10.0) -> Server:
+def connect(url: str, *, writer: bool = False, timeout_s: float = 10.0, patience_s: float = 0.0) -> Server:
     """Connect to the server at `url` (`redis://`, `rediss://`, `unix://`) and check that it is fit to hold an index.
 
-    A `writer`'s client never repeats a command whose answer was lost. Timeouts are in seconds.
+    A `writer`'s client never repeats a command whose answer was lost. `timeout_s` is of one command; for `patience_s`
+    the connection is tried again while nobody answers. No message holds the URL, which may hold a password.
 
-    Raises `UnsuitableServer` before version 7 or when `maxmemory-policy` is not `noeviction`, `StoreUnavailable` when
-    nobody answers there.
+    Raises `UnsuitableServer` before version 7 or when `maxmemory-policy` is not `noeviction`, `AccessDenied` when user
+    or password are wrong, `StoreUnavailable` when nobody answers there.
     """
+    deadline = time.monotonic() + patience_s
     server = Server(url, writer=writer, timeout_s=timeout_s)
     try:
-        version = str(server.ask("INFO", "server")["redis_version"])
-        if int(version.split(".")[0]) < 7:
-            raise UnsuitableServer(f"{url} is version {version}, without functions: use Redis or Valkey 7 or newer")
-        policy = server.ask("INFO", "memory")["maxmemory_policy"]
-        if policy != "noeviction":
-            raise UnsuitableServer(
-                f"{url} may drop keys (maxmemory-policy {policy}), which breaks an index without a word: "
-                "set `maxmemory-policy noeviction`, or use a server of its own"
-            )
+        while True:
+            try:
+                _check_fitness(server)
+            except StoreUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return server
     except BaseException:
         server.close()
         raise
-    return server
+
+
+def _check_fitness(server: Server) -> None:
+    version = str(server.ask("INFO", "server")["redis_version"])
+    if int(version.split(".")[0]) < 7:
+        raise UnsuitableServer(f"the store is version {version}, without functions: use Redis or Valkey 7 or newer")
+    policy = server.ask("INFO", "memory")["maxmemory_policy"]
+    if policy != "noeviction":
+        raise UnsuitableServer(
+            f"the store may drop keys (maxmemory-policy {policy}), which breaks an index without a word: "
+            "set `maxmemory-policy noeviction`, or use a server of its own"
+        )
 
 
 def _without_errors(answers: list[Any]) -> list[Any]:
@@ -136,6 +154,13 @@ def _without_errors(answers: list[Any]) -> list[Any]:
 
 
 def _translate(error: redis.RedisError) -> StoreError:
+    # Wrong credentials are a kind of ConnectionError there: they come first.
+    if isinstance(error, redis.AuthenticationError | AuthorizationError | AuthenticationWrongNumberOfArgsError):
+        return AccessDenied(f"the store refuses this user or password ({error}): correct them in redis.url")
+    if isinstance(error, NoPermissionError):
+        return AccessDenied(
+            f"the store's ACL forbids what hopstream needs ({error}): allow it to the user of redis.url"
+        )
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
         return StoreUnavailable(f"the store does not answer ({error}): is the server up, and is it the primary?")
     if isinstance(error, redis.OutOfMemoryError):

@@ -3,6 +3,7 @@
 StoreError
 ├── StoreUnavailable        no answer, or a server that cannot answer now
 │   └── OutcomeUnknown      a write whose answer was lost: take() first, then read the position anew
+├── AccessDenied            the server refuses the user, the password or the command
 ├── StoreFull               maxmemory is reached
 ├── UnsuitableServer        too old, or with an eviction policy that loses keys
 ├── LayoutMismatch          the keys were written by another layout version of hopstream
@@ -14,6 +15,8 @@ StoreError
 ├── StaleEpoch              another writer took the shard
 ├── SequenceConflict        the batch does not follow the last one that was applied
 ├── LogGap                  the log does not continue where the follower stands: load anew
+├── ArtefactTooLarge        a metric's files that the store does not take
+├── ArtefactUnreadable      a metric's files that are missing from the store, or damaged there
 └── StreamChanged           the stored offset belongs to another stream, or is too old
 """
 
@@ -28,6 +31,10 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreUnavailable):
     """A write may or may not have happened; `take()` tells."""
+
+
+class AccessDenied(StoreError):
+    """The server refuses the user, the password, or the command to this user."""
 
 
 class StoreFull(StoreError):
@@ -72,6 +79,14 @@ class SequenceConflict(StoreError):
 
 class LogGap(StoreError):
     """The log does not continue where the follower stands."""
+
+
+class ArtefactTooLarge(StoreError):
+    """A metric's files that are more than the store takes."""
+
+
+class ArtefactUnreadable(StoreError):
+    """A metric's files that are missing from the store, or damaged there."""
 
 
 class StreamChanged(StoreError):

@@ -34,6 +34,10 @@ class IndexKeys:
         """String: the name of the generation that answers."""
         return f"{{{self.index}}}:active"
 
+    def artefact(self, digest: str) -> str:
+        """Hash: a manifest, and the chunks of the files that it names."""
+        return f"{{{self.index}}}:artefact:{digest}"
+
     @property
     def positions(self) -> str:
         """Hash: stream and partition -> checkpoint that every history bucket has reached."""

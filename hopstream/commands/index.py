@@ -15,16 +15,26 @@ def create(
     context: typer.Context,
     metric: Annotated[Path | None, typer.Option(help="Folder of a metric made by `hopstream train`.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Items bring vectors of this length instead.")] = None,
+    by_path: Annotated[bool, typer.Option("--by-path", help="Workers read the metric from its folder.")] = False,
+    if_none: Annotated[bool, typer.Option("--if-none", help="Do nothing where a generation is active.")] = False,
+    wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait for Redis.")] = 0.0,
 ) -> None:
-    """Make an empty generation for the workers that start from now on."""
+    """Make an empty generation that answers from now on; its metric is put into Redis, where workers find it."""
     from hopstream.generations import create_learned, create_raw
     from index_store import IndexStore, connect
 
     settings: Settings = context.obj()
     if (metric is None) == (dimensions is None):
         raise typer.BadParameter("give either --metric or --dimensions")
-    with connect(settings.redis.url) as server:
+    with connect(settings.redis.url, patience_s=wait) as server:
         store = IndexStore(server, settings.index.name)
+        if if_none and (active := store.active()):
+            typer.echo(f"generation {active.name} of index {active.index} is active: nothing to do")
+            return
         degree = settings.graph.degree
-        info = create_learned(store, metric, degree) if metric else create_raw(store, dimensions or 0, degree)
-    typer.echo(f"generation {info.name} of index {info.index} ({info.metric}): workers that start from now on serve it")
+        if metric is not None:
+            info = create_learned(store, metric, degree, by_path=by_path)
+        else:
+            info = create_raw(store, dimensions or 0, degree)
+    source = f"{info.metric} at {info.artefact_uri}" if info.artefact_uri else info.metric
+    typer.echo(f"generation {info.name} of index {info.index} ({source}) is active from now on")

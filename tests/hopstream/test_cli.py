@@ -117,6 +117,16 @@ def test_training_writes_a_metric_and_says_what(tmp_path: Path) -> None:
         assert said["version"] in created.stdout
 
 
+def test_an_index_is_created_where_there_is_none() -> None:
+    """With --if-none the first call makes a generation and the second leaves everything as it is."""
+    with redis_server() as url:
+        create = ("--redis", url, "index", "create", "--wait", "30", "--if-none")
+        first, second = run(*create, "--dimensions", "8"), run(*create, "--dimensions", "16")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "generation inner_product-8 of index default (inner_product) is active from now on" in first.stdout
+    assert "generation inner_product-8 of index default is active: nothing to do" in second.stdout
+
+
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "its standard input closes"])
 def test_a_worker_that_waits_for_its_generation_ends_when_told(end: str) -> None:
     """`serve` says what it waits for, and leaves with exit code 0 by a signal or when its supervisor is gone."""

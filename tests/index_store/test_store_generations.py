@@ -1,11 +1,13 @@
 """Generations, fitness of the server, and whether a stream may be resumed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from index_store import (
+    AccessDenied,
     Checkpoint,
     Column,
     GenerationInfo,
@@ -19,6 +21,7 @@ from index_store import (
     UnsuitableServer,
     check_stream,
     connect,
+    connection,
 )
 from index_store.keys import ShardKeys
 from tests.servers import redis_server
@@ -132,3 +135,21 @@ def test_another_stream_is_refused(change: dict[str, Any], named: str) -> None:
     """Another cluster, topic or partition count, or an old state, is refused with a remedy."""
     with pytest.raises(StreamChanged, match=f"{named}.*new generation"):
         check_stream(STORED, **{**SAME, **change})
+
+
+def test_a_server_that_comes_late_is_waited_for(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With patience, nobody there is tried again; once a server is there, it is connected to."""
+    late = tmp_path / "redis.sock"
+    monkeypatch.setattr(connection.time, "sleep", lambda _: late.symlink_to(url.removeprefix("unix://")))
+    with connect(f"unix://{late}", patience_s=30) as server:
+        assert server.ask("PING")
+    assert late.is_symlink()
+
+
+def test_wrong_credentials_are_named_at_once(server: Server, url: str) -> None:
+    """A wrong password and a missing right are no absence: no waiting, the setting is named, no secret is told."""
+    server.ask("ACL", "SETUSER", "clerk", "on", ">right-secret", "~*", "+@all", "-info")
+    for user, refusal in (("clerk:wrong-secret", "redis.url"), ("clerk:right-secret", "ACL forbids.*info")):
+        with pytest.raises(AccessDenied, match=refusal) as raised:
+            connect(url.replace("://", f"://{user}@"), patience_s=3600)
+        assert "secret" not in str(raised.value)

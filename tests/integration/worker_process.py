@@ -31,10 +31,10 @@ def main(role: str, kafka: str, redis: str, index: str, options: str, config: st
     worker: Any
     if role == "requests":
         worker = RequestWorker(
-            kafka, server, info, load_model(info), RequestWorkerConfig(**json.loads(config)), settings
+            kafka, server, info, load_model(info, server), RequestWorkerConfig(**json.loads(config)), settings
         )
     elif role == "items":
-        worker = item_writer(kafka, server, info, load_model(info), PARAMS, settings)
+        worker = item_writer(kafka, server, info, load_model(info, server), PARAMS, settings)
     else:
         worker = behavior_updater(kafka, server, index, settings)
     faulthandler.register(signal.SIGUSR1)  # for whoever wonders where it hangs

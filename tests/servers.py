@@ -1,36 +1,75 @@
-"""Server processes for tests, ended by the handle that started them."""
+"""Redis server processes for tests, ended by the handle that started them."""
 
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hopstream.embedded import find_redis_server
 
+# What makes a killed server come back with all that it acknowledged.
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+class RedisProcess:
+    """A server in a folder of its own, which outlives it: killed, it starts again with what the folder holds.
+
+    It listens on a socket file. `options` are appended to its command line; without any it keeps nothing.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.url = f"unix://{folder / 'redis.sock'}"
+        self._command = [
+            str(find_redis_server().path), "--port", "0", "--unixsocket", str(folder / "redis.sock"),
+            "--dir", str(folder), "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "", *options,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Run the server; it answers when this returns."""
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        )
+        _wait_until_ready(self._process)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL); harmless when it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """End it politely; harmless when it does not run."""
+        if self._process is not None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+            self.kill()
+
+
+@contextmanager
+def redis_process(*options: str) -> Iterator[RedisProcess]:
+    """Run a server in a temporary folder, to be killed and started again."""
+    with tempfile.TemporaryDirectory(prefix="hopstream-redis-") as folder:
+        server = RedisProcess(Path(folder), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
 
 @contextmanager
 def redis_server(*options: str) -> Iterator[str]:
-    """Run a server that keeps nothing and listens on a socket file; yields its URL.
+    """Run a server that keeps nothing; yields its URL.
 
     `options` are appended to its command line, such as `"--maxmemory-policy", "allkeys-lru"`.
     """
-    with tempfile.TemporaryDirectory(prefix="hopstream-redis-") as folder:
-        socket = Path(folder) / "redis.sock"
-        server = str(find_redis_server().path)
-        command = [server, "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", "",
-                   "--appendonly", "no", "--daemonize", "no", "--logfile", "", *options]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            _wait_until_ready(process)
-            yield f"unix://{socket}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with redis_process(*options) as server:
+        yield server.url
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:
@@ -41,6 +80,7 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> None:
         if "eady to accept connections" in line:
             break
     else:
+        process.wait()
         raise RuntimeError("the server did not start:\n" + "".join(lines))
     if process.stdout:
         process.stdout.close()

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -25,7 +25,7 @@ from engine.graph import GraphParams
 from engine.model import Model, vector_model
 from engine.query import Query, SearchParams
 from engine.search import exhaustive
-from index_store import Checkpoint, Follower, GenerationInfo, IndexStore, Server, connect
+from index_store import Checkpoint, Follower, GenerationInfo, IndexStore, Server, StoreError, connect
 from messages import (
     Headers,
     Item,
@@ -38,7 +38,7 @@ from messages import (
     format_request,
     parse_correlation_id,
 )
-from tests.brokers import consume, reader
+from tests.brokers import consume, delete_topics, has_controller, make_topic, reader
 
 DIMENSIONS = 8
 DEGREE = 8
@@ -138,17 +138,31 @@ class Stage:
         store = IndexStore(self.server, self.index)
         store.create_generation(self.info)
         store.activate(self.info.name)
+        if has_controller(kafka):
+            self._make_topics()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and leave nothing on servers that go on."""
         self.producer.close()
+        delete_topics(self.kafka, f"{self.index}.")
+        with suppress(StoreError):  # a test may have taken its store away for good
+            IndexStore(self.server, self.index).drop()
         self.server.close()
         self.writing.close()
+
+    def _make_topics(self) -> None:
+        """Make the topics, as the embedded broker does by itself; one shard means one partition of items."""
+        requests, items, behaviors = self.topics.requests, self.topics.items, self.topics.behaviors
+        make_topic(self.kafka, requests, policy={"message.timestamp.type": "LogAppendTime"})
+        make_topic(self.kafka, items, partitions=1, policy={"cleanup.policy": "compact"})
+        make_topic(self.kafka, behaviors)
+        for topic in (requests, items, behaviors):
+            make_topic(self.kafka, self.topics.dead_letters(topic))
 
     def letters(self, topic: str, count: int) -> list[Any]:
         """So many dead letters of a topic."""
         grave = self.topics.dead_letters(topic)
-        self.producer.list_topics(grave, timeout=10)  # makes it, should none have come yet
+        self.producer.list_topics(grave, timeout=10)  # has the embedded broker make it, should none have come yet
         return consume(self.kafka, grave, count)
 
     # -- items -------------------------------------------------------------------------------------------------------
@@ -261,7 +275,7 @@ class Mailbox:
         self.stage, self.topic = stage, stage.topics.replies(name)
         self.answers: dict[str, list[Recommendations]] = defaultdict(list)
         self._number = 0
-        stage.producer.list_topics(self.topic, timeout=10)  # makes it
+        make_topic(stage.kafka, self.topic)
         self._open = reader(stage.kafka, self.topic)
         self._consumer: Consumer = self._open.__enter__()
 

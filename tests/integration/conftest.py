@@ -1,5 +1,5 @@
-"""The broker and the store of the consumers' tests, for workers that are processes."""
+"""Indexes on the chosen servers."""
 
-from tests.consumers.conftest import kafka, new_stage, redis, stage
+from tests.consumers.conftest import new_stage, stage
 
-__all__ = ["kafka", "new_stage", "redis", "stage"]
+__all__ = ["new_stage", "stage"]

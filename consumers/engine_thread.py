@@ -9,10 +9,12 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import structlog
 
+from consumers import metrics
 from consumers.events import Record
 from consumers.mirror import Mirror
 from consumers.offsets import Ticket
 from consumers.questions import SearchDefaults, make_query
+from consumers.worker import Heartbeat
 from engine.errors import InvalidQuery, QueueFull
 from engine.model import Model
 from engine.query import Answer, Query
@@ -64,11 +66,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _InWork:
-    """A question with the query that was made of it when the mirror stood at ``seq``."""
+    """A question with the query that was made of it when the mirror stood at ``seq``; since: on the monotonic clock."""
 
     question: Question
     query: Query
     seq: int
+    since: float
 
 
 class EngineThread:
@@ -85,12 +88,16 @@ class EngineThread:
         self._scheduler: Scheduler[Ticket] = self._fresh_scheduler()
         self._in_work: dict[Ticket, _InWork] = {}
         self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
+        self._loaded = threading.Event()
         self._failure: Exception | None = None
+        self.heart = Heartbeat("engine")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Take the snapshot that waits and begin to answer."""
+        """Begin to answer, when the snapshot that waits is loaded. Raises what ended the thread before."""
         self._thread.start()
+        self._loaded.wait()
+        self.check()
 
     def submit(self, question: Question) -> None:
         """Let a question be answered."""
@@ -114,15 +121,29 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._take_inbox():
-                for ticket, answer in self._scheduler.step():
-                    self._reply(self._answered(self._in_work.pop(ticket), answer))
+                if not self._scheduler.idle:
+                    self._step()
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must end with its offsets uncommitted
             _log.error("engine failed", error=str(error), kind=type(error).__name__)
             self._failure = error
+        finally:
+            self.heart.rest()
+            self._loaded.set()
+
+    def _step(self) -> None:
+        self.heart.beat()
+        for ticket, answer in self._scheduler.step():
+            self._reply(self._answered(self._in_work.pop(ticket), answer))
+        running, _ = self._scheduler.load
+        metrics.STEPS.inc()
+        metrics.LANES_BUSY.set(running)
+        metrics.WAITING_EVALUATIONS.set(self._scheduler.waiting_evaluations)
 
     def _take_inbox(self) -> bool:
         """Take what waits, and wait when there is nothing to do; False to end."""
         wait = self._scheduler.idle
+        if wait:
+            self.heart.rest()
         while True:
             try:
                 message = self._inbox.get(block=wait)
@@ -139,9 +160,14 @@ class EngineThread:
     def _take_over(self, message: Snapshot | Change) -> None:
         if isinstance(message, Change):
             self._mirror.apply(message)
-            return
-        # Rows of a snapshot have nothing to do with the rows that running lanes hold: those start again.
-        self._mirror.load(message)
+        else:
+            self._start_again(message)
+            self._loaded.set()
+        _measure(self._mirror, message)
+
+    def _start_again(self, snapshot: Snapshot) -> None:
+        """Rows of a snapshot have nothing to do with the rows that running lanes hold: those start again."""
+        self._mirror.load(snapshot)
         self._scheduler = self._fresh_scheduler()
         unanswered, self._in_work = self._in_work, {}
         for in_work in unanswered.values():
@@ -163,7 +189,7 @@ class EngineThread:
         except QueueFull as error:
             self._reply(refusal(question, Status.REJECTED, str(error), retry_after_ms=_RETRY_AFTER_MS))
         else:
-            self._in_work[question.record.ticket] = _InWork(question, query, self._mirror.seq)
+            self._in_work[question.record.ticket] = _InWork(question, query, self._mirror.seq, time.monotonic())
 
     def _query(self, question: Question, deadline: float | None) -> Query:
         return make_query(question.request, question.history, self._mirror, self._model, self._config.search, deadline)
@@ -172,6 +198,8 @@ class EngineThread:
         question = in_work.question
         if answer is UNANSWERED:
             return refusal(question, Status.EXPIRED, _TOO_LATE)
+        metrics.SEARCH_SECONDS.observe(time.monotonic() - in_work.since)
+        metrics.EVALUATIONS.inc(answer.evaluations)
         wanted = self._still_wanted(in_work, answer.rows)
         ids = self._mirror.items(answer.rows[wanted])
         try:
@@ -211,3 +239,11 @@ def refusal(question: Question, status: Status, reason: str, retry_after_ms: int
     """The answer to a question that is not worked on."""
     answer = Recommendations(status, reason=reason, retry_after_ms=retry_after_ms, degraded=question.degraded)
     return Reply(question.record, question.headers, answer)
+
+
+def _measure(mirror: Mirror, taken: Snapshot | Change) -> None:
+    metrics.MIRROR_ITEMS.set(len(mirror.row_of))
+    metrics.MIRROR_ROWS.set(mirror.index.rows)
+    metrics.MIRROR_SEQ.set(mirror.seq)
+    if isinstance(taken, Change) and taken.checkpoint is not None:
+        metrics.CHANGE_LAG_SECONDS.observe(max(0.0, time.time() - taken.checkpoint.timestamp_ms / 1000))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from consumers import metrics
 from consumers.events import Record
 from messages import DeadLetter
 from producers import DeadLetterProducer, Delivery, OnDelivered, Writer
@@ -22,6 +23,7 @@ def bury(writer: Writer, record: Record, reason: str, on_delivered: OnDelivered)
         headers=record.headers,
         on_delivered=on_delivered,
     )
+    metrics.DEAD_LETTERS.labels(record.topic).inc()
 
 
 def bury_all(writer: Writer, records: Iterable[tuple[Record, str]]) -> None:

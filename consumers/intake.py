@@ -18,7 +18,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumers.connection import as_bytes, consumer_settings, leave, raise_if_beyond_repair, wait_for_topic
 from consumers.errors import IntakeFailed
 from consumers.events import Assigned, Event, Record, Revoked
+from consumers.membership import SETTINGS, Membership
 from consumers.offsets import OffsetTracker, Ticket
+from consumers.worker import Heartbeat
 from messages import Headers
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +60,11 @@ class Intake:
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.topic = topic
-        self._settings = {**consumer_settings(bootstrap_servers, group, options), "on_commit": self._on_commit}
+        self.membership, self.heart = Membership(topic, group), Heartbeat(f"intake {topic}")
+        self._settings = {
+            **consumer_settings(bootstrap_servers, group, options), **SETTINGS,
+            "on_commit": self._on_commit, "stats_cb": self.membership.hear,
+        }  # fmt: skip
         self._consumer: Consumer
         self._deliver = deliver
         self._positioned = positioned
@@ -125,14 +131,19 @@ class Intake:
             self._consumer.subscribe(
                 [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
+            self.membership.subscribed()
             while not self._stopping.is_set():
+                self.heart.beat()
                 self._turn()
+            self.heart.rest()
             self._drain()
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
             _log.error("intake failed", topic=self.topic, error=str(error))
             self._failure = error
         finally:
+            self.heart.rest()
             leave(self._consumer)
+            self.membership.left()
 
     def _turn(self) -> None:
         self._take_completions()
@@ -230,6 +241,7 @@ class Intake:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._take_completions()
+        self.heart.rest()
         self._commit(asynchronous=False)  # the last chance: whoever comes next reads on from here
         self._on_lost(consumer, partitions)
 

@@ -1,15 +1,17 @@
 """Answers and dead letters on their way to Kafka: a request is done when what came of it is acknowledged."""
 
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 import structlog
 
+from consumers import metrics
 from consumers.engine_thread import Reply
 from consumers.events import Record
 from consumers.graveyard import bury
 from consumers.offsets import Ticket
-from messages import Topics
+from messages import Recommendations, Topics
 from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
 
 _log = structlog.get_logger(__name__)
@@ -33,7 +35,7 @@ class Outbox:
     def __init__(self, writer: Writer, topics: Topics, done: Callable[[Ticket], None]) -> None:
         self._writer, self._done = writer, done
         self._publisher = ResponsePublisher(writer, topics)
-        self._reports: SimpleQueue[tuple[Record, Delivery, bool]] = SimpleQueue()
+        self._reports: SimpleQueue[tuple[Record, Recommendations | None, Delivery]] = SimpleQueue()
         self.in_flight = 0
         self.answered = 0
 
@@ -41,7 +43,8 @@ class Outbox:
         """Send an answer; where it cannot be told, the request becomes a dead letter. Raises as `settle` does."""
         while True:
             try:
-                self._publisher.publish(reply.headers, reply.recommendations, self._report(reply.record, letter=False))
+                report = self._report(reply.record, reply.recommendations)
+                self._publisher.publish(reply.headers, reply.recommendations, report)
             except QueueFull as error:
                 # Kafka takes no answers: take in no requests either, until it does or gives up one of them.
                 _log.warning("answers wait", error=str(error))
@@ -55,7 +58,7 @@ class Outbox:
 
     def bury(self, record: Record, reason: str) -> None:
         """Send a dead letter. Raises `ProducerError`."""
-        bury(self._writer, record, reason, self._report(record, letter=True))
+        bury(self._writer, record, reason, self._report(record, None))
         self.in_flight += 1
 
     def settle(self) -> None:
@@ -66,14 +69,16 @@ class Outbox:
         self._writer.poll(0)
         while True:
             try:
-                record, delivery, letter = self._reports.get_nowait()
+                record, answer, delivery = self._reports.get_nowait()
             except Empty:
                 return
             self.in_flight -= 1
             if delivery.error is None:
-                self.answered += not letter
+                if answer is not None:
+                    self.answered += 1
+                    _measure(record, answer)
                 self._done(record.ticket)
-            elif letter:
+            elif answer is None:
                 raise delivery.error
             else:
                 self._unanswerable(record, delivery.error)
@@ -88,5 +93,14 @@ class Outbox:
             raise error
         self.bury(record, f"no answer possible: {error}")
 
-    def _report(self, record: Record, *, letter: bool) -> OnDelivered:
-        return lambda delivery: self._reports.put((record, delivery, letter))
+    def _report(self, record: Record, answer: Recommendations | None) -> OnDelivered:
+        """What to do with a delivery report; without an answer it is that of a dead letter."""
+        return lambda delivery: self._reports.put((record, answer, delivery))
+
+
+def _measure(record: Record, answer: Recommendations) -> None:
+    metrics.REQUESTS.labels(answer.status).inc()
+    if answer.degraded:
+        metrics.DEGRADED.inc()
+    if record.timestamp_ms >= 0:
+        metrics.REQUEST_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))

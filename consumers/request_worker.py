@@ -17,6 +17,7 @@ from consumers.histories import HistoryReader
 from consumers.intake import Intake
 from consumers.mirror import MirrorFeed
 from consumers.outbox import Outbox
+from consumers.worker import Heartbeat, WorkerStatus
 from engine.model import Model
 from index_store import Follower, GenerationInfo, Server
 from messages import (
@@ -66,6 +67,8 @@ class RequestWorker:
         self._feed = MirrorFeed(Follower(server, info, 0), self._engine.follow)
         self._histories = HistoryReader(server, info.index, lambda: self._feed.answered_at)
         self._outbox = Outbox(Writer(bootstrap_servers, kafka_options), self._topics, self._intake.done)
+        self._heart = Heartbeat("request worker")
+        self._prepared = False
         self._stopping = False
 
     @property
@@ -73,17 +76,24 @@ class RequestWorker:
         """How many requests have been answered, whatever with."""
         return self._outbox.answered
 
+    def prepare(self) -> None:
+        """Load the mirror and begin to follow. Raises `StoreError`."""
+        if not self._prepared:
+            self._feed.start()
+            self._engine.start()
+            self._prepared = True
+
     def run(self) -> None:
         """Serve until `stop`; then finish what was taken, and commit. Raises what ended it otherwise."""
         try:
-            self._feed.start()
-            self._engine.start()
+            self.prepare()
             self._intake.start()
             _log.info("serving requests")
             while not self._stopping:
                 self._turn()
             self._drain()
         finally:
+            self._heart.rest()
             self._intake.stop(finish=False)
             self._intake.join(_CLOSE_S)
             self._engine.stop()
@@ -96,6 +106,14 @@ class RequestWorker:
         """Take no more requests and let `run` return when the ones taken are answered. Safe in a signal handler."""
         self._stopping = True
 
+    def status(self) -> WorkerStatus:
+        """How it is now. Without the store, requests are answered from the mirror."""
+        return WorkerStatus(
+            waiting_for=self._intake.membership.waiting_for if self._prepared else ("the mirror of the index",),
+            without=() if self._feed.available else ("the store",),
+            stuck=tuple(heart.name for heart in (self._heart, self._engine.heart, self._intake.heart) if heart.stuck),
+        )
+
     def _drain(self) -> None:
         """Finish: what was taken is answered, the answers are acknowledged, and only then their offsets committed."""
         self._intake.stop()
@@ -104,6 +122,7 @@ class RequestWorker:
         self._intake.check()
 
     def _turn(self) -> None:
+        self._heart.beat()
         for part in (self._intake, self._engine, self._feed):
             part.check()
         records = []

@@ -15,9 +15,11 @@ import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from consumers import metrics
 from consumers.events import Assigned, Event, Record, Revoked
 from consumers.graveyard import bury_all
 from consumers.intake import Intake
+from consumers.worker import Heartbeat, WorkerStatus
 from index_store import (
     Checkpoint,
     GenerationMismatch,
@@ -128,7 +130,11 @@ class StateConsumer(Generic[Decoded]):
         self._identity: StreamIdentity | None = None
         self._wanted: dict[int, float] = {}  # partition → when to try to take it, monotonic
         self._held: dict[int, int] = {}  # partition → the reading whose records count
+        self._heart = Heartbeat(f"consumer of {topic}")
         self._stopping = False
+
+    def prepare(self) -> None:
+        """Nothing can be made ready before there are partitions."""
 
     def run(self) -> None:
         """Apply until `stop`. Raises what ended it otherwise; what is applied then is neither lost nor repeated."""
@@ -136,9 +142,11 @@ class StateConsumer(Generic[Decoded]):
         _log.info("following", topic=self._topic)
         try:
             while not self._stopping:
+                self._heart.beat()
                 self._intake.check()
                 self._turn()
         finally:
+            self._heart.rest()
             self._intake.stop()
             self._intake.join(_CLOSE_S)
             for partition in list(self._held):
@@ -149,6 +157,14 @@ class StateConsumer(Generic[Decoded]):
     def stop(self) -> None:
         """Let `run` return after the batch it is in. Safe in a signal handler."""
         self._stopping = True
+
+    def status(self) -> WorkerStatus:
+        """How it is now: it does its work when every partition that it was given is held."""
+        untaken = tuple(f"the store to take partition {number} of {self._topic}" for number in tuple(self._wanted))
+        return WorkerStatus(
+            waiting_for=self._intake.membership.waiting_for + untaken,
+            stuck=tuple(heart.name for heart in (self._heart, self._intake.heart) if heart.stuck),
+        )
 
     def _turn(self) -> None:
         """Take in what has come, up to a batch of one partition, and apply it."""
@@ -181,6 +197,7 @@ class StateConsumer(Generic[Decoded]):
 
     def _take(self, partition: int) -> None:
         """Become the writer of a partition and start to read where its state stands."""
+        self._heart.rest()  # loading a large shard takes its time
         try:
             stored = self._handler.take(partition)
             self._identity = self._identity or self._look_up_identity()
@@ -204,7 +221,8 @@ class StateConsumer(Generic[Decoded]):
         entries, read, blocked = self._decode(records)
         if read and self._identity is not None:
             try:
-                self._handler.apply(partition, entries, self._identity.checkpoint(read[-1]))
+                with metrics.APPLY_SECONDS.labels(self._topic).time():
+                    self._handler.apply(partition, entries, self._identity.checkpoint(read[-1]))
             except _PERMANENT:
                 raise
             except StoreError as error:
@@ -213,6 +231,7 @@ class StateConsumer(Generic[Decoded]):
                 wait_s = _FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S
                 self._wanted[partition] = time.monotonic() + wait_s
                 return
+            metrics.APPLIED.labels(self._topic).inc(len(entries))
             for record in read:
                 self._intake.done(record.ticket)
         if blocked is not None:

@@ -1,0 +1,49 @@
+"""Whether a consumer is a member of its group now: the one thing that none of librdkafka's callbacks tells.
+
+A member without partitions is never called back in one group protocol, and a member whose broker is away in none. But
+the client's statistics have both.
+"""
+
+import json
+from collections.abc import Mapping
+
+from consumers.metrics import PARTITIONS_HELD
+
+SETTINGS: Mapping[str, object] = {"statistics.interval.ms": 1000}
+
+# In the newer protocol (KIP-848) a member without partitions looks like one that has not heard from its coordinator
+# yet; it must have done so when it has had the connection for as long as two heartbeats take.
+_TWO_HEARTBEATS_MS = 10_000
+
+
+class Membership:
+    """Of one consumer; `hear` is its `stats_cb`."""
+
+    def __init__(self, topic: str, group: str) -> None:
+        self._topic, self._group = topic, group
+        self._subscribed = False
+        self._joined = False
+
+    def subscribed(self) -> None:
+        """The topic is there, and the consumer has asked to join."""
+        self._subscribed = True
+
+    def hear(self, statistics: str) -> None:
+        """Take in the client's statistics."""
+        group = json.loads(statistics).get("cgrp", {})
+        joining, connected_ms = group.get("join_state"), group.get("stateage", 0)
+        steady = joining == "steady" or (joining == "init" and connected_ms > _TWO_HEARTBEATS_MS)
+        self._joined = steady and group.get("state") == "up"
+        PARTITIONS_HELD.labels(self._topic).set(group.get("assignment_size", 0) if self._joined else 0)
+
+    def left(self) -> None:
+        """The consumer has left the group, or never was in it."""
+        self._subscribed = self._joined = False
+        PARTITIONS_HELD.labels(self._topic).set(0)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What has to come before the consumer reads its share of the topic; nothing when it does."""
+        if not self._subscribed:
+            return (f"the topic {self._topic}",)
+        return () if self._joined else (f"Kafka to take this worker into the group {self._group}",)

@@ -94,10 +94,9 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer, when the snapshot that waits is loaded. Raises what ended the thread before."""
+        """Begin to answer; returns when the snapshot that waits is loaded, or cannot be, as `check` tells."""
         self._thread.start()
         self._loaded.wait()
-        self.check()
 
     def submit(self, question: Question) -> None:
         """Let a question be answered."""

@@ -81,6 +81,7 @@ class RequestWorker:
         if not self._prepared:
             self._feed.start()
             self._engine.start()
+            self._engine.check()
             self._prepared = True
 
     def run(self) -> None:

@@ -1,10 +1,13 @@
 """`hopstream index`: generations of an index."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hopstream.commands.arguments import AsJson
 from hopstream.settings import Settings
 
 app = typer.Typer(help="Generations of an index.", no_args_is_help=True)
@@ -38,3 +41,37 @@ def create(
             info = create_raw(store, dimensions or 0, degree)
     source = f"{info.metric} at {info.artefact_uri}" if info.artefact_uri else info.metric
     typer.echo(f"generation {info.name} of index {info.index} ({source}) is active from now on")
+
+
+@app.command("info")
+def info(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what an index holds, and how far behind its topics it is."""
+    from hopstream.inspection.display import show_summary
+    from hopstream.inspection.summary import summarize
+
+    summary = summarize(context.obj())
+    if as_json:
+        typer.echo(json.dumps(asdict(summary)))
+    else:
+        show_summary(summary)
+
+
+@app.command("verify")
+def verify(
+    context: typer.Context,
+    generation: Annotated[str | None, typer.Option(help="Another generation than the active one.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not encode every item again.")] = False,
+    against_topic: Annotated[bool, typer.Option("--against-topic", help="Read the items topic and compare.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check an index against its log, its source records and its topic; it only reads. Exit code 1 if it is unsound."""
+    from hopstream.inspection.display import Steps, show_report
+    from hopstream.inspection.verification import verify
+
+    report = verify(context.obj(), Steps(), generation=generation, quick=quick, against_topic=against_topic)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        show_report(report)
+    if not report.sound:
+        raise typer.Exit(1)

@@ -1,0 +1,177 @@
+"""`hopstream index verify`: whether an index is what its log, its source records and its topic say.
+
+It only reads, and a writer may go on meanwhile: whatever is compared was read at one moment of the store, and the
+snapshot follows to exactly that moment before it is compared.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+
+from consumers.item_writer import ItemHandler
+from engine.graph import GraphParams
+from engine.model import Model
+from hopstream.errors import GenerationError
+from hopstream.generations import load_model
+from hopstream.inspection.faults import Fault, Findings, link_faults, row_faults, unlinked_rows, value_faults
+from hopstream.inspection.log_audit import LogAudit
+from hopstream.inspection.source_audit import SourceAudit, position_faults, sources_are_ahead
+from hopstream.inspection.streams import Extent, Streams, StreamsUnavailable
+from hopstream.inspection.topic_audit import TopicAudit
+from hopstream.loading import SHARD
+from hopstream.settings import Settings
+from index_store import Change, Checkpoint, Follower, GenerationInfo, IndexStore, Server, Snapshot, connect
+from index_store.inspection import Moment, ShardInspector
+from messages import Topics
+
+Tick = Callable[[int], None]
+Step = Callable[[str, int], AbstractContextManager[Tick]]
+"""Begins a part of the work, named, of so much; what it gives is told how much more is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. `warnings` do not make an index unsound; `notes` say what could not be looked at."""
+
+    sound: bool
+    index: str
+    generation: str
+    items: int
+    rows: int
+    seq: int
+    offset: int | None
+    lag: int | None
+    log_entries: int
+    faults: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+
+def verify(
+    settings: Settings, step: Step, *, generation: str | None = None, quick: bool = False, against_topic: bool = False
+) -> Report:
+    """Verify a generation, the active one unless named.
+
+    quick: do not encode the items again. against_topic: compare with the items topic as well. Raises `GenerationError`
+    where there is none, `StoreError` where it cannot be read, `StreamsUnavailable` where the topic cannot.
+    """
+    with connect(settings.redis.url) as server:
+        store = IndexStore(server, settings.index.name)
+        info = store.generation(generation) if generation else store.active()
+        if info is None:
+            raise GenerationError(f"index {store.index!r} has no generation to verify: hopstream index create")
+        with closing(Follower(server, info, SHARD)) as follower:
+            return _Verification(settings, server, info, follower, step).run(quick, against_topic)
+
+
+class _Verification:
+    """One run over one shard."""
+
+    def __init__(
+        self, settings: Settings, server: Server, info: GenerationInfo, follower: Follower, step: Step
+    ) -> None:
+        self._settings, self._server, self._info, self._step = settings, server, info, step
+        self._follower, self._inspector = follower, ShardInspector(server, info, SHARD)
+        self._ahead: deque[Change] = deque()  # read from the log, and newer than what is compared
+        self._faults, self._warnings = Findings(), Findings()
+        self._notes: list[str] = []
+        self._log_entries = 0
+        with step("reading the shard", 1):
+            self._snapshot: Snapshot = follower.load()
+
+    def run(self, quick: bool, against_topic: bool) -> Report:
+        self._check_columns()
+        self._check_log()
+        model = None if quick and not against_topic else load_model(self._info, self._server)
+        self._check_sources(None if quick else model)
+        topic, kafka = Topics(self._info.index).items, self._settings.kafka
+        with Streams(kafka.bootstrap_servers, kafka.options) as streams:
+            if against_topic and model is not None:
+                self._check_topic(model, streams, topic)
+            lag = self._lag(streams, topic)
+        checkpoint, faults = self._snapshot.checkpoint, self._faults.all()
+        return Report(
+            sound=not faults,
+            index=self._info.index,
+            generation=self._info.name,
+            items=len(self._snapshot.ids),
+            rows=self._snapshot.rows,
+            seq=self._snapshot.seq,
+            offset=None if checkpoint is None else checkpoint.next_offset,
+            lag=lag,
+            log_entries=self._log_entries,
+            faults=faults,
+            warnings=self._warnings.all(),
+            notes=tuple(self._notes),
+        )
+
+    def _at(self, moment: Moment) -> Snapshot:
+        """The snapshot, brought to this moment."""
+        while self._snapshot.seq < moment.seq:
+            if not self._ahead:
+                self._ahead.extend(self._follower.poll())
+            self._snapshot.replay(self._ahead.popleft())
+        return self._snapshot
+
+    def _check_columns(self) -> None:
+        columns = self._snapshot.columns
+        versions, neighbors = columns["versions"][:, 0], columns["neighbors"]
+        live = versions > 0
+        with self._step("ids, rows and links", 3) as done:
+            self._faults.add(row_faults(self._snapshot.ids, versions))
+            done(1)
+            self._faults.add(link_faults(neighbors, live))
+            done(1)
+            self._faults.add(value_faults(columns))
+            self._warnings.add(("row_not_linked_to", f"row {row}") for row in unlinked_rows(neighbors, live).tolist())
+
+    def _check_log(self) -> None:
+        audit: LogAudit | None = None
+        total = self._inspector.size().log_entries
+        with self._step("the log", total) as done:
+            for entries, moment in self._inspector.log():
+                audit = audit or LogAudit(self._info, self._at(moment), moment)
+                if not entries and moment.log_bytes and not audit.entries:
+                    self._faults.add([("log_end_differs", f"no entries, the state says {moment.log_bytes} bytes")])
+                for entry in entries:
+                    self._faults.add(audit.faults(entry))
+                done(len(entries))
+            self._log_entries = audit.entries if audit else 0
+
+    def _check_sources(self, model: Model | None) -> None:
+        audit = SourceAudit(model)
+        with self._step("source records", len(self._snapshot.ids)) as done:
+            for records, moment in self._inspector.sources():
+                if sources_are_ahead(moment):
+                    self._notes.append("another generation is further on, so the source records are not this one's")
+                    return
+                self._faults.add(audit.faults(records, self._at(moment)))
+                done(len(records))
+            for records, moment in self._inspector.sources_of(sorted(self._snapshot.ids.keys() - audit.seen)):
+                self._faults.add(audit.faults(records, self._at(moment)))
+        self._faults.add(position_faults(moment))
+
+    def _check_topic(self, model: Model, streams: Streams, topic: str) -> None:
+        handler = ItemHandler(self._server, self._info, model, GraphParams())
+        with self._step("the items topic", 1):
+            self._faults.add(TopicAudit(handler, self._inspector, streams, topic, SHARD).faults())
+
+    def _lag(self, streams: Streams, topic: str) -> int | None:
+        """How many offsets the topic is ahead, None where Kafka does not say; checks that it fits at all."""
+        try:
+            extents = streams.extents(topic)
+        except StreamsUnavailable as error:
+            self._notes.append(f"no lag: {error}")
+            return None
+        checkpoint = self._snapshot.checkpoint
+        if SHARD not in extents or checkpoint is None:
+            return None
+        self._faults.add(_offset_faults(checkpoint, extents[SHARD]))
+        return extents[SHARD].high - checkpoint.next_offset
+
+
+def _offset_faults(checkpoint: Checkpoint, extent: Extent) -> list[tuple[str, str]]:
+    if extent.low <= checkpoint.next_offset <= extent.high:
+        return []
+    return [("offset_outside_topic", f"{checkpoint.next_offset}, the topic goes from {extent.low} to {extent.high}")]

@@ -1,42 +1,78 @@
 """Workers as processes, to be stopped, continued and killed."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.consumers.stage import Stage
+from tests.consumers.stage import Stage, wait_until
 
 # The classic group protocol, in which the client says how soon it is missed: no sooner than Kafka allows by default.
 SOON_MISSED: Mapping[str, object] = {"log_level": 0, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
+# A static member: who comes back under its name takes its place at once, however it went.
+IN_THE_SAME_PLACE: Mapping[str, object] = {**SOON_MISSED, "group.instance.id": "worker"}
+
+_ROOT = Path(__file__).parents[2]
+
+
+class Process(subprocess.Popen[bytes]):
+    """A Python process whose output goes to a file: it never waits for somebody to read it."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the block
+        super().__init__(
+            [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            cwd=_ROOT, env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wait()
+        print(self.output)  # noqa: T201 - for whoever reads of a failure
+        self._log.close()
 
 
 @contextmanager
 def worker_process(
     role: str, stage: Stage, options: Mapping[str, object] = SOON_MISSED, **config: Any
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Process]:
     """Run one worker, `requests`, `items` or `behaviors`; it has begun when this yields, and is killed at the end."""
     arguments = [role, stage.kafka, stage.redis, stage.index, json.dumps(dict(options)), json.dumps(config)]
-    command = [sys.executable, "-m", "tests.integration.worker_process", *arguments]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root) as process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            assert first == "ready\n", first + process.stdout.read()
-            yield process
-        finally:
-            process.kill()
-            print(process.stdout.read() if process.stdout else "")  # noqa: T201 - for whoever reads of a failure
+    with Process(["-m", "tests.integration.worker_process", *arguments]) as process:
+        wait_until(lambda: "ready\n" in process.output or process.poll() is not None, "the worker to begin")
+        assert process.poll() is None
+        yield process
 
 
 @contextmanager
 def worker_processes(
     *roles: str, stage: Stage, options: Mapping[str, object] = SOON_MISSED, **config: Any
-) -> Iterator[list[subprocess.Popen[str]]]:
+) -> Iterator[list[Process]]:
     """Run several, one after the other."""
     with ExitStack() as stack:
         yield [stack.enter_context(worker_process(role, stage, options, **config)) for role in roles]
+
+
+def hopstream(stage: Stage, *arguments: str, options: Mapping[str, object] | None = None) -> Process:
+    """Run the command line as a process that looks at this index; to be ended as a context manager."""
+    environment = {
+        "HOPSTREAM_KAFKA__BOOTSTRAP_SERVERS": stage.kafka,
+        "HOPSTREAM_KAFKA__OPTIONS": json.dumps({name: str(value) for name, value in (options or {}).items()}),
+        "HOPSTREAM_REDIS__URL": stage.redis,
+        "HOPSTREAM_INDEX__NAME": stage.index,
+    }
+    return Process(["-m", "hopstream", *arguments], environment)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import hopstream
-from hopstream.commands import config, demo, index, load, recommend, serve, train
+from hopstream.commands import config, demo, index, load, recommend, serve, topics, train
 from hopstream.commands.interruption import exit_code
 from hopstream.errors import HopstreamError
 from hopstream.settings import Settings
@@ -20,7 +20,7 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (demo.demo, train.train, serve.serve, recommend.recommend):
     app.command()(command)
-for name, group in (("index", index.app), ("load", load.app), ("config", config.app)):
+for name, group in (("index", index.app), ("topics", topics.app), ("load", load.app), ("config", config.app)):
     app.add_typer(group, name=name)
 
 

@@ -7,6 +7,7 @@
     │   └── ServerStartFailed the servers did not come up: the reason, and their last log lines
     ├── SettingsError         a setting cannot be used: (field, problem, origin)
     ├── GenerationError       a generation whose metric this process cannot read
+    ├── TopicsUnfit           topics in which messages would be lost, refused or misread
     ├── WorkerDied            a worker process has ended: (role, exit code, last log lines)
     ├── DemoError             the demo has nothing to show, or did not see what it waited for
     └── ClientError           a client of ours goes without its answer
@@ -38,6 +39,7 @@ __all__ = [
     "ServerNotFound",
     "ServerStartFailed",
     "SettingsError",
+    "TopicsUnfit",
     "WorkerDied",
 ]
 
@@ -130,6 +132,10 @@ class ClientClosed(ClientError):
 
 class GenerationError(HopstreamError):
     """A generation whose metric this process cannot read."""
+
+
+class TopicsUnfit(HopstreamError):
+    """Topics in which messages would be lost, refused or misread: the exact differences, and the remedies."""
 
 
 class WorkerDied(HopstreamError):

@@ -23,6 +23,7 @@ from messages.headers import (
     parse_dead_letter,
     parse_request,
 )
+from messages.topic_policies import TopicPolicy, policies, reply_policy
 from messages.topics import Topics
 from messages.types import Behavior, HistoryEntry, Item, Recommendations, RecommendRequest, ScoredItem, Status
 
@@ -39,6 +40,7 @@ __all__ = [
     "RequestHeaders",
     "ScoredItem",
     "Status",
+    "TopicPolicy",
     "Topics",
     "UnsupportedSchema",
     "decode_behavior",
@@ -52,4 +54,6 @@ __all__ = [
     "parse_correlation_id",
     "parse_dead_letter",
     "parse_request",
+    "policies",
+    "reply_policy",
 ]

@@ -4,6 +4,7 @@ A `Writer` owns one connection; the producers beside it say what goes to which t
 serves any number of them.
 """
 
+from producers.complaints import Complaints, describe_error
 from producers.dead_letters import DeadLetterProducer
 from producers.errors import (
     DeliveryFailed,
@@ -11,18 +12,23 @@ from producers.errors import (
     ProducerError,
     QueueFull,
     ReplyNotAllowed,
+    TopicNotMade,
+    TopicsUnavailable,
     Undelivered,
 )
 from producers.loader import LoadReport, load
 from producers.records import BehaviorProducer, ItemProducer
 from producers.requests import RequestProducer, ResponsePublisher
+from producers.topic_admin import Deviation, TopicAdmin, TopicState
 from producers.writer import Delivery, OnDelivered, Writer
 
 __all__ = [
     "BehaviorProducer",
+    "Complaints",
     "DeadLetterProducer",
     "Delivery",
     "DeliveryFailed",
+    "Deviation",
     "ItemProducer",
     "LoadReport",
     "LoadStalled",
@@ -32,7 +38,12 @@ __all__ = [
     "ReplyNotAllowed",
     "RequestProducer",
     "ResponsePublisher",
+    "TopicAdmin",
+    "TopicNotMade",
+    "TopicState",
+    "TopicsUnavailable",
     "Undelivered",
     "Writer",
+    "describe_error",
     "load",
 ]

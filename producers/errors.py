@@ -5,6 +5,8 @@ ProducerError
 ├── DeliveryFailed     Kafka, or the time-out, said no to one record
 ├── Undelivered        records were still on their way when a flush ended
 ├── ReplyNotAllowed    a request asked for its answer on a topic that is not for answers
+├── TopicsUnavailable  nobody tells which topics there are
+├── TopicNotMade       a topic is missing, and Kafka does not let us make it
 └── LoadStalled        nothing that was loaded is being applied any more
 """
 
@@ -57,6 +59,22 @@ class ReplyNotAllowed(ProducerError):
 
     def __str__(self) -> str:
         return f"{self.reply_to}: not a topic for answers"
+
+
+class TopicsUnavailable(ProducerError):
+    """Kafka does not tell which topics there are: nobody answers, or it refuses the credentials."""
+
+
+class TopicNotMade(ProducerError):
+    """A topic is missing, and Kafka did not make it; `reason` is Kafka's."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(topic, reason)
+        self.topic = topic
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.topic} does not exist and could not be made: {self.reason}"
 
 
 class LoadStalled(ProducerError):

@@ -9,6 +9,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from messages import Headers
+from producers.complaints import describe_error
 from producers.errors import DeliveryFailed, ProducerError, QueueFull, Undelivered
 
 _DEFAULTS: Mapping[str, object] = {
@@ -90,7 +91,7 @@ class Writer:
                     raise QueueFull(topic, self._patience_s) from None
                 self._producer.poll(_SLICE_S)
             except KafkaException as error:
-                raise DeliveryFailed(topic, _reason(error.args[0])) from None
+                raise DeliveryFailed(topic, describe_error(error.args[0])) from None
         self._producer.poll(0)
         return size
 
@@ -145,12 +146,8 @@ def _report(on_delivered: OnDelivered, size: int) -> Callable[[KafkaError | None
                 partition=-1 if partition is None else partition,
                 offset=-1 if offset is None or error else offset,
                 size=size,
-                error=DeliveryFailed(topic, _reason(error)) if error else None,
+                error=DeliveryFailed(topic, describe_error(error)) if error else None,
             )
         )
 
     return report
-
-
-def _reason(error: KafkaError) -> str:
-    return f"{error.name()}: {error.str()}"

@@ -2,20 +2,20 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from hopstream import RecommendClient, RecommendRequest, open_requests, reply_topic
+from hopstream import RecommendClient, RecommendRequest, open_requests
 from hopstream.errors import (
     AnswerUnreadable,
     ClientClosed,
     KafkaUnavailable,
     RequestNotSent,
 )
-from messages import RequestHeaders
+from messages import RequestHeaders, TopicPolicy
+from producers import TopicAdmin, TopicNotMade
 from tests.brokers import mock_kafka
 from tests.workers import LONG_S, QUIET, Worker, error_of, items, make_topic, served, user
 
@@ -147,26 +147,16 @@ def test_an_unknown_kafka_option_is_named(kafka: str) -> None:
         RecommendClient(kafka, "options", options={"sasl.pasword": "x"})
 
 
-def test_a_missing_topic_is_made(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where asking for a topic does not make it, the client has it created, for minutes-old records only."""
-    made: list[Any] = []
-
-    def create_topics(topics: list[Any], **_: float) -> dict[str, Future[None]]:
-        made.extend(topics)
-        make_topic(kafka, topics[0].topic)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return {topics[0].topic: done}
-
-    # The embedded broker cannot create topics: asking it as a producer does stands for that.
-    monkeypatch.setattr(reply_topic, "AdminClient", lambda _: SimpleNamespace(create_topics=create_topics))
-    with RecommendClient(kafka, "made", client_id="me", options={"allow.auto.create.topics": False, **QUIET}) as client:
-        assert [topic.topic for topic in made] == [client.reply_topic] == ["made.replies.me"]
-    assert made[0].config == {"cleanup.policy": "delete", "retention.ms": "600000"}
-
-
-def test_a_topic_that_cannot_be_made_is_an_error(kafka: str) -> None:
+def test_a_topic_that_cannot_be_made_is_an_error(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the topic and the broker's reason."""
-    options = {"allow.auto.create.topics": False, **QUIET}
-    with pytest.raises(KafkaUnavailable, match=r"unmade.replies.me does not exist and could not be made"):
-        RecommendClient(kafka, "unmade", client_id="me", options=options, patience_s=0.1)
+
+    def refuse(_: TopicAdmin, policies: list[TopicPolicy]) -> None:
+        raise TopicNotMade(policies[0].topic, "TOPIC_AUTHORIZATION_FAILED")
+
+    monkeypatch.setattr(TopicAdmin, "create", refuse)
+    problem = "unmade.replies.me does not exist and could not be made: TOPIC_AUTHORIZATION_FAILED"
+    with pytest.raises(KafkaUnavailable, match=problem):
+        RecommendClient(kafka, "unmade", client_id="me", options=QUIET, patience_s=LONG_S)
+    make_topic(kafka, "unmade.replies.me")
+    with RecommendClient(kafka, "unmade", client_id="me", options=QUIET, patience_s=LONG_S) as client:
+        assert client.reply_topic == "unmade.replies.me"

@@ -22,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_KAFKA], config.stash[_REDIS] = choose_kafka(), choose_redis()
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    # Read by now, and not meant for the commands that tests start: those refuse settings that they do not know.
+    for name in [name for name in os.environ if name.startswith("HOPSTREAM_TEST_")]:
+        del os.environ[name]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

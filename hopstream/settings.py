@@ -21,6 +21,7 @@ from messages import MalformedMessage, Topics
 
 __all__ = [
     "GraphSettings",
+    "HttpSettings",
     "IndexSettings",
     "KafkaSettings",
     "RedisSettings",
@@ -141,6 +142,17 @@ class GraphSettings(_Section):
     alpha: Annotated[float, BeforeValidator(_no_flag), Field(ge=1, allow_inf_nan=False)] = 1.2
 
 
+class HttpSettings(_Section):
+    """Where a worker tells how it is: /livez, /readyz, /metrics.
+
+    host: address to listen on; 0.0.0.0 for all of this machine.
+    port: 0 takes any free one, which the log names; so that workers beside each other do not collide.
+    """
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, BeforeValidator(_no_flag), Field(ge=0, le=65_535)] = 0
+
+
 class Settings(BaseSettings):
     """All settings, frozen. `load` looks at flags, environment and file; the constructor at its arguments only."""
 
@@ -158,6 +170,7 @@ class Settings(BaseSettings):
     search: SearchSettings = SearchSettings()
     worker: WorkerSettings = WorkerSettings()
     graph: GraphSettings = GraphSettings()
+    http: HttpSettings = HttpSettings()
 
     @classmethod
     def load(cls, file: Path | None = None, overrides: Mapping[str, object] | None = None) -> Self:

@@ -22,7 +22,7 @@ def serve(
     ] = False,
 ) -> None:
     """Run workers until SIGTERM or Ctrl-C."""
-    from hopstream import serve as serving
+    from hopstream import serving
     from hopstream.logs import configure_logging
 
     configure_logging()

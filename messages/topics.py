@@ -47,6 +47,10 @@ class Topics:
         prefix = f"{self.index}.replies."
         return topic.startswith(prefix) and _NAME.fullmatch(topic.removeprefix(prefix)) is not None
 
+    def owns(self, topic: str) -> bool:
+        """Say whether a topic has a name of this index."""
+        return topic.startswith(f"{self.index}.")
+
     @staticmethod
     def dead_letters(topic: str) -> str:
         """Name the topic for records of `topic` that could not be read."""

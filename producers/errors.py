@@ -7,6 +7,7 @@ ProducerError
 ├── ReplyNotAllowed    a request asked for its answer on a topic that is not for answers
 ├── TopicsUnavailable  nobody tells which topics there are
 ├── TopicNotMade       a topic is missing, and Kafka does not let us make it
+├── TopicNotDeleted    Kafka does not let us delete a topic
 └── LoadStalled        nothing that was loaded is being applied any more
 """
 
@@ -75,6 +76,18 @@ class TopicNotMade(ProducerError):
 
     def __str__(self) -> str:
         return f"{self.topic} does not exist and could not be made: {self.reason}"
+
+
+class TopicNotDeleted(ProducerError):
+    """Kafka did not delete a topic; `reason` is Kafka's."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(topic, reason)
+        self.topic = topic
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.topic} could not be deleted: {self.reason}"
 
 
 class LoadStalled(ProducerError):

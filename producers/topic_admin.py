@@ -14,9 +14,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
 )
 
+from messages import Topics
 from messages.topic_policies import BROKER_DEFAULT, VITAL_SETTINGS, TopicPolicy
 from producers.complaints import Complaints, describe_error
-from producers.errors import TopicNotMade, TopicsUnavailable
+from producers.errors import TopicNotDeleted, TopicNotMade, TopicsUnavailable
 
 _SLICE_S = 0.5  # the longest wait inside librdkafka, which does not hear Ctrl-C
 _PAUSE_S = 0.1
@@ -105,6 +106,23 @@ class TopicAdmin:
             else self._compare(policy, found)
             for policy in policies
         )
+
+    def delete(self, topics: Topics) -> tuple[str, ...]:
+        """Delete every topic of an index, those of its clients too; the names of those that were there.
+
+        Raises as `create` does; on a broker without a controller nothing can be deleted, nor has to be.
+        """
+        found = self._look()
+        if found.controller_id < 0:
+            return ()
+        names = [name for name in found.topics if topics.owns(name)]
+        for name, outcome in self._client.delete_topics(names, request_timeout=_REQUEST_S).items() if names else ():
+            try:
+                outcome.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise TopicNotDeleted(name, describe_error(error.args[0])) from None
+        return tuple(names)
 
     def _look(self) -> ClusterMetadata:
         """All topics there are; asking for one by name could make it."""

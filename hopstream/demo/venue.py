@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from hopstream.embedded import EmbeddedServers
 from hopstream.settings import IndexSettings, KafkaSettings, RedisSettings, Settings
 from index_store import IndexStore, connect
+from messages import Topics, policies
+from producers import TopicAdmin
+
+_PARTITIONS = 4
 
 
 @contextmanager
@@ -23,13 +27,12 @@ def embedded_servers() -> Iterator[Settings]:
 @contextmanager
 def temporary_index(settings: Settings) -> Iterator[Settings]:
     """An index on the servers of these settings, under a name that nobody has; its topics and keys go afterwards."""
-    from producers import create_topics, delete_topics  # type: ignore[attr-defined]
-
-    kafka, index = settings.kafka, f"demo-{uuid.uuid4().hex[:10]}"
+    index = f"demo-{uuid.uuid4().hex[:10]}"
+    topics, admin = Topics(index), TopicAdmin(settings.kafka.bootstrap_servers, settings.kafka.options)
     with connect(settings.redis.url) as server:
-        create_topics(kafka.bootstrap_servers, index, options=kafka.options)
+        admin.create(policies(topics, partitions=_PARTITIONS))
         try:
             yield settings.model_copy(update={"index": IndexSettings(name=index)})
         finally:
-            delete_topics(kafka.bootstrap_servers, index, options=kafka.options)
+            admin.delete(topics)
             IndexStore(server, index).drop()

@@ -15,6 +15,7 @@ StoreError
 ├── StaleEpoch              another writer took the shard
 ├── SequenceConflict        the batch does not follow the last one that was applied
 ├── LogGap                  the log does not continue where the follower stands: load anew
+├── ShardDamaged            a shard holds what no writer has written
 ├── ArtefactTooLarge        a metric's files that the store does not take
 ├── ArtefactUnreadable      a metric's files that are missing from the store, or damaged there
 └── StreamChanged           the stored offset belongs to another stream, or is too old
@@ -79,6 +80,10 @@ class SequenceConflict(StoreError):
 
 class LogGap(StoreError):
     """The log does not continue where the follower stands."""
+
+
+class ShardDamaged(StoreError):
+    """A shard holds what no writer has written, and cannot be read."""
 
 
 class ArtefactTooLarge(StoreError):

@@ -9,7 +9,7 @@ import numpy as np
 from index_store.batch import Change, chain_of, decode
 from index_store.checkpoint import Checkpoint
 from index_store.connection import Server
-from index_store.errors import LogGap
+from index_store.errors import LogGap, ShardDamaged
 from index_store.generations import GenerationInfo
 
 _READ_BYTES = 8 << 20  # of blocks, in one round trip
@@ -74,14 +74,14 @@ class Follower:
     def load(self) -> Snapshot:
         """Read the whole shard, consistent as of one sequence number, even while it is written to.
 
-        Raises `UnknownGeneration` or `GenerationMismatch` when the shard is not there or not as `info` says, `LogGap`
-        when writers outran the read beyond the log's cap: load again.
+        Raises `UnknownGeneration` or `GenerationMismatch` when the shard is not there or not as `info` says,
+        `ShardDamaged` when it cannot be read, `LogGap` when writers outran the read beyond the log's cap: load again.
         """
         self._place = None
         epoch, seq, chain, rows, checkpoint = self._lease(None)
         columns = {column.name: column.zeros(rows) for column in self.info.columns}
         self._read_blocks(columns, rows)
-        ids = {key.decode(): int(row) for part in self._server.scan_hash(self._keys.ids) for key, row in part.items()}
+        ids = self._read_ids()
         # What was read is a mixture of states since `seq`: replaying the log from there makes it one.
         snapshot = Snapshot(seq, epoch, rows, columns, ids, checkpoint)
         self._place = _Place(epoch, seq, chain)
@@ -146,8 +146,23 @@ class Follower:
                 blocks = self._server.ask("MGET", *(self._keys.block(column.name, number) for number in some))
                 for number, block in zip(some, blocks, strict=True):
                     place = array[number * block_rows : (number + 1) * block_rows]
+                    if len(block or b"") % column.row_bytes:
+                        raise self._damaged(f"block {number} of column {column.name!r} ends within a row")
                     values = np.frombuffer(block or b"", column.dtype).reshape(-1, column.width)[: len(place)]
                     place[: len(values)] = values
+
+    def _read_ids(self) -> dict[str, int]:
+        try:
+            parts = self._server.scan_hash(self._keys.ids)
+            return {key.decode(): int(row) for part in parts for key, row in part.items()}
+        except ValueError as error:
+            raise self._damaged(f"an id or its row cannot be read ({error})") from None
+
+    def _damaged(self, problem: str) -> ShardDamaged:
+        return ShardDamaged(
+            f"shard {self.shard} of generation {self.info.name!r}: {problem}: restore a backup, or drop the index and "
+            "let it be made anew"
+        )
 
     def _read(self) -> list[Change]:
         """What the log holds after the place, checked against the state of the same moment."""

@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from hopstream.inspection.faults import Fault
+from hopstream.inspection.report import Fault, Report
 from hopstream.inspection.summary import GenerationSummary, IndexSummary, PartitionSummary
-from hopstream.inspection.verification import Report
 
 
 class Steps:

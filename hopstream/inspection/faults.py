@@ -14,47 +14,11 @@ freed_row_with_links a row without an item, still linked to others
 value_not_finite     a NaN or an infinity
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from engine.index import NO_NEIGHBOR
-
-_EXAMPLES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One kind of fault: how many there are, and the first of them."""
-
-    kind: str
-    count: int
-    examples: tuple[str, ...]
-
-
-Found = Iterable[tuple[str, str]]
-"""(kind of fault, what it is about), one for every fault."""
-
-
-class Findings:
-    """Counts faults and keeps the first examples of every kind."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._examples: dict[str, list[str]] = {}
-
-    def add(self, found: Found) -> None:
-        """Take in faults."""
-        for kind, example in found:
-            self._counts[kind] = self._counts.get(kind, 0) + 1
-            examples = self._examples.setdefault(kind, [])
-            if len(examples) < _EXAMPLES:
-                examples.append(example)
-
-    def all(self) -> tuple[Fault, ...]:
-        """Every kind that was found, in the order in which it was first."""
-        return tuple(Fault(kind, count, tuple(self._examples[kind])) for kind, count in self._counts.items())
 
 
 def row_faults(ids: Mapping[str, int], versions: np.ndarray) -> Iterator[tuple[str, str]]:

@@ -88,9 +88,11 @@ def _ends(settings: Settings, topics: Topics) -> tuple[Ends, Ends, tuple[str, ..
     kafka = settings.kafka
     try:
         with Streams(kafka.bootstrap_servers, kafka.options) as streams:
-            return streams.extents(topics.items), streams.extents(topics.behaviors), ()
+            found = {topic: streams.extents(topic) for topic in (topics.items, topics.behaviors)}
     except StreamsUnavailable as error:
         return {}, {}, (f"no lag: {error}",)
+    missing = tuple(f"no lag: there is no topic {topic}" for topic, extents in found.items() if not extents)
+    return found[topics.items], found[topics.behaviors], missing
 
 
 def _generation(store: IndexStore, info: GenerationInfo, active: bool, ends: Ends) -> GenerationSummary:

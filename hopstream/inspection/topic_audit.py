@@ -13,9 +13,8 @@ from hashlib import sha1
 
 from consumers.connection import as_bytes
 from consumers.events import Record
-from consumers.item_writer import ItemHandler, last_words
+from consumers.item_writer import ItemHandler
 from consumers.offsets import Ticket
-from consumers.state_consumer import Entry
 from hopstream.inspection.streams import Streams
 from index_store.inspection import Moment, ShardInspector
 from messages import Item, MalformedMessage, MessageError, decode_item, encode
@@ -71,18 +70,14 @@ class TopicAudit:
         """Do to what is expected what the item writer does to the index."""
         try:
             key = (record.key or b"").decode()
-            entry = Entry(key, self._handler.decode(key, record), record)
+            item = self._handler.decode(key, record)
         except (MalformedMessage, UnicodeDecodeError):
             return  # a dead letter
-        for item, message in last_words([entry], self._time).items():
-            if message is None:
-                self._expected.pop(item, None)
-            else:
-                self._expected[item] = _Event(message.timestamp_ms, _digest(message))
-
-    def _time(self, item: str) -> int | None:
-        event = self._expected.get(item)
-        return None if event is None else event.timestamp_ms
+        known = self._expected.get(key)
+        if item is None:
+            self._expected.pop(key, None)
+        elif known is None or item.timestamp_ms >= known.timestamp_ms:
+            self._expected[key] = _Event(item.timestamp_ms, _digest(item))
 
     def _compared(self) -> tuple[list[tuple[str, str]] | None, int | None]:
         """Faults of the records that are stored, None while they are of another position; and that position."""

@@ -7,15 +7,15 @@ snapshot follows to exactly that moment before it is compared.
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 
 from consumers.item_writer import ItemHandler
 from engine.graph import GraphParams
 from engine.model import Model
 from hopstream.errors import GenerationError
 from hopstream.generations import load_model
-from hopstream.inspection.faults import Fault, Findings, link_faults, row_faults, unlinked_rows, value_faults
+from hopstream.inspection.faults import link_faults, row_faults, unlinked_rows, value_faults
 from hopstream.inspection.log_audit import LogAudit
+from hopstream.inspection.report import Findings, Report
 from hopstream.inspection.source_audit import SourceAudit, position_faults, sources_are_ahead
 from hopstream.inspection.streams import Extent, Streams, StreamsUnavailable
 from hopstream.inspection.topic_audit import TopicAudit
@@ -28,24 +28,6 @@ from messages import Topics
 Tick = Callable[[int], None]
 Step = Callable[[str, int], AbstractContextManager[Tick]]
 """Begins a part of the work, named, of so much; what it gives is told how much more is done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found. `warnings` do not make an index unsound; `notes` say what could not be looked at."""
-
-    sound: bool
-    index: str
-    generation: str
-    items: int
-    rows: int
-    seq: int
-    offset: int | None
-    lag: int | None
-    log_entries: int
-    faults: tuple[Fault, ...]
-    warnings: tuple[Fault, ...]
-    notes: tuple[str, ...]
 
 
 def verify(
@@ -164,11 +146,14 @@ class _Verification:
         except StreamsUnavailable as error:
             self._notes.append(f"no lag: {error}")
             return None
-        checkpoint = self._snapshot.checkpoint
-        if SHARD not in extents or checkpoint is None:
+        if SHARD not in extents:
+            self._notes.append(f"no lag: there is no topic {topic}")
             return None
-        self._faults.add(_offset_faults(checkpoint, extents[SHARD]))
-        return extents[SHARD].high - checkpoint.next_offset
+        extent, checkpoint = extents[SHARD], self._snapshot.checkpoint
+        if checkpoint is None:
+            return extent.high - extent.low
+        self._faults.add(_offset_faults(checkpoint, extent))
+        return extent.high - checkpoint.next_offset
 
 
 def _offset_faults(checkpoint: Checkpoint, extent: Extent) -> list[tuple[str, str]]:

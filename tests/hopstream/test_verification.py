@@ -11,8 +11,9 @@ import pytest
 from consumers.item_writer import ItemHandler
 from hopstream.inspection import topic_audit
 from hopstream.inspection.verification import Report, verify
-from hopstream.settings import Settings
+from hopstream.settings import IndexSettings, KafkaSettings, RedisSettings, Settings
 from index_store import Checkpoint, Server, inspection
+from index_store.errors import ShardDamaged
 from messages import Item, encode
 from tests.consumers.stage import DEGREE, DIMENSIONS, PARAMS, Stage, make_items, running, wait_until
 from tests.consumers.test_item_writer import entries, entry
@@ -22,8 +23,10 @@ ROWS = 60
 
 def check(stage: Stage, **options: Any) -> Report:
     """Verify a stage's index."""
-    settings = Settings.load(
-        overrides={"index.name": stage.index, "kafka.bootstrap_servers": stage.kafka, "redis.url": stage.redis}
+    settings = Settings(
+        index=IndexSettings(name=stage.index),
+        kafka=KafkaSettings(bootstrap_servers=stage.kafka),
+        redis=RedisSettings(url=stage.redis),
     )
     return verify(settings, lambda *_: nullcontext(lambda _: None), **options)
 
@@ -150,6 +153,26 @@ def test_every_corruption_is_found_and_named(
     assert not report.sound
     assert kinds(report) == found
     assert any(example in shown for fault in report.faults for shown in fault.examples), report.faults
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "problem"),
+    [
+        (ask("ids", "HSET", "x", "no row"), "an id or its row cannot be read"),
+        (ask("ids", "HSET", b"\xff", 1), "an id or its row cannot be read"),
+        (
+            lambda stage: stage.server.ask("APPEND", stage.info.keys(0).block("vectors", 0), b"x"),
+            "block 0 of column 'vectors' ends within a row",
+        ),
+    ],
+)
+def test_a_shard_that_cannot_be_read_is_an_error(
+    filled: Stage, corrupt: Callable[[Stage], object], problem: str
+) -> None:
+    """It says what cannot be read, and what to do."""
+    corrupt(filled)
+    with pytest.raises(ShardDamaged, match=f"{problem}.*restore a backup"):
+        check(filled)
 
 
 def test_without_encoding_a_moved_vector_is_still_found_by_the_log(filled: Stage) -> None:

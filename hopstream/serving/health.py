@@ -20,6 +20,7 @@ from hopstream.settings import HttpSettings
 _log = structlog.get_logger(__name__)
 
 _PATIENCE_S = 5.0
+_STOP_S = 0.1  # how long closing may take
 _AT_ONCE = 16  # connections; a supervisor and a Prometheus need two
 
 
@@ -58,7 +59,7 @@ class HealthEndpoint:
             self._server = _Server((settings.host, settings.port), health)
         except OSError as error:
             raise _refused(settings, error) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_STOP_S,), name="health", daemon=True)
 
     @property
     def url(self) -> str:
@@ -83,6 +84,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = _AT_ONCE
 
     def __init__(self, address: tuple[str, int], health: Callable[[], Health]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 1.0
 _RETRY_S = 5.0  # after a generation that cannot be served
 
-_KAFKA, _STORE, _GENERATION = "Kafka", "the store", "a generation"
+_KAFKA, _STORE, _GENERATION, _WORKERS = "Kafka", "the store", "a generation", "workers"
 
 
 class Kafka(Protocol):
@@ -80,7 +80,7 @@ class Service:
         """How the service is. For other threads."""
         crew = self._crew
         if crew is None:
-            return Health(waiting_for=self._waits.current or ("the workers to get ready",), stuck=self._stuck())
+            return Health(waiting_for=self._waits.current or ("workers to get ready",), stuck=self._stuck())
         statuses = crew.statuses()
         return Health(
             waiting_for=tuple(thing for status in statuses for thing in status.waiting_for),
@@ -126,8 +126,9 @@ class Service:
         if info is None:
             self._waits.begin(_GENERATION, "none is active", remedy="hopstream index create")
             return None
+        self._waits.end(_GENERATION)
         if self._crew is not None and info == self._crew.info:
-            self._waits.end(_GENERATION)
+            self._waits.end(_WORKERS)
             return None
         return info
 
@@ -146,16 +147,16 @@ class Service:
         try:
             crew = outcome.result()
         except (StoreUnavailable, LogGap) as error:
-            self._waits.begin(_STORE, "it does not answer", error=str(error))
+            self._waits.begin(_WORKERS, "the store does not answer", error=str(error))
         except GenerationError as error:
             # Its metric may come into reach yet.
             self._next_try = time.monotonic() + _RETRY_S
-            self._waits.begin(_GENERATION, str(error))
+            self._waits.begin(_WORKERS, str(error))
         except StoreError as error:
             self._next_try = time.monotonic() + _RETRY_S
-            self._unservable(_GENERATION, error)
+            self._unservable(_WORKERS, error)
         else:
-            self._waits.end(_GENERATION)
+            self._waits.end(_WORKERS)
             self._change_to(crew)
 
     def _change_to(self, crew: Crew) -> None:

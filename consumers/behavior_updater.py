@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from consumers.events import Record
-from consumers.state_consumer import Entry, StateConsumer
-from index_store import Checkpoint, HistoryEvent, HistoryStore, Server
+from consumers.state_consumer import StateConsumer
+from consumers.state_handler import Entry
+from index_store import Checkpoint, HistoryEvent, HistoryWriter, Server
 from messages import Behavior, MalformedMessage, Topics, decode_behavior
 
 _BATCH = 4096
@@ -13,8 +14,15 @@ _BATCH = 4096
 class BehaviorHandler:
     """Appends to histories; several may run, each on partitions of its own."""
 
+    gaps_allowed = True  # histories are short, and what Kafka deletes by age they would lose as well
+
     def __init__(self, server: Server, index: str) -> None:
-        self._histories = HistoryStore(server, index)
+        self._server, self._index = server, index
+        self._writers: dict[int, HistoryWriter] = {}
+
+    def keeps(self, partition: int) -> bool:
+        """Every partition has its place."""
+        return True
 
     def decode(self, key: str, record: Record) -> Behavior | None:
         """A behaviour of the user who is the key."""
@@ -26,15 +34,21 @@ class BehaviorHandler:
         return behavior
 
     def take(self, partition: int) -> Checkpoint | None:
-        """Where the histories stand. No fence is needed: a bucket skips the offsets that it has."""
-        return self._histories.positions().get(partition)
+        """Learn where the histories stand. No fence is needed: who is not where he believes to be is refused."""
+        writer = self._writers[partition] = HistoryWriter(self._server, self._index, partition)
+        return writer.take()
 
     def apply(self, partition: int, entries: Sequence[Entry[Behavior]], checkpoint: Checkpoint) -> None:
         """Append a batch of one partition."""
-        self._histories.append(partition, [_event(entry) for entry in entries], checkpoint)
+        self._writers[partition].append([_event(entry) for entry in entries], checkpoint)
+
+    def check(self, partition: int) -> None:
+        """Raise `SequenceConflict` when the histories are not where this updater left them."""
+        self._writers[partition].check()
 
     def release(self, partition: int) -> None:
-        """Nothing is held."""
+        """Forget where the histories stand."""
+        self._writers.pop(partition, None)
 
 
 def _event(entry: Entry[Behavior]) -> HistoryEvent:

@@ -2,13 +2,16 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from consumers.errors import IntakeFailed
+from consumers.stream_identity import has_controller
+from producers import describe_error
 
 _log = structlog.get_logger(__name__)
 
@@ -20,11 +23,13 @@ _DEFAULTS: Mapping[str, object] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
-    "allow.auto.create.topics": True,  # where brokers do that at all; the embedded one does it in no other way
     "fetch.wait.max.ms": 10,  # an idle fetch waits this out, and 500 ms by default
     "queued.max.messages.kbytes": 16_384,
     "log_level": 4,
 }
+
+# A state's position is the only beginning there is: another one would leave a gap without a word.
+_POSITIONED: Mapping[str, object] = {"auto.offset.reset": "error", "enable.partition.eof": True}
 
 # librdkafka goes on trying after every other error that is not fatal, and reports it for information only.
 _BEYOND_REPAIR = frozenset(
@@ -33,28 +38,64 @@ _BEYOND_REPAIR = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.INVALID_GROUP_ID,
         KafkaError.TOPIC_EXCEPTION,
-        KafkaError._AUTO_OFFSET_RESET,
     }
 )
 
 
-def consumer_settings(bootstrap_servers: str, group: str, options: Mapping[str, object] | None) -> dict[str, Any]:
-    """Librdkafka's settings for a member of this group: our defaults, the user's options over them."""
-    return {**_DEFAULTS, **(options or {}), "bootstrap.servers": bootstrap_servers, "group.id": group}
+def consumer_settings(
+    bootstrap_servers: str, group: str, options: Mapping[str, object] | None, *, positioned: bool
+) -> dict[str, Any]:
+    """Librdkafka's settings for a member of this group: our defaults, the user's options over them.
+
+    positioned: every partition begins where it is told; the end of one is reported, a beginning that is not there an
+    error.
+    """
+    given = {**_DEFAULTS, **(options or {}), **(_POSITIONED if positioned else {})}
+    return {**given, "bootstrap.servers": bootstrap_servers, "group.id": group}
 
 
-def wait_for_topic(consumer: Consumer, topic: str, stopping: threading.Event) -> None:
+def is_cooperative(settings: Mapping[str, object]) -> bool:
+    """Whether partitions come and go one by one in a group with these settings, or all at once."""
+    strategy = str(settings.get("partition.assignment.strategy", ""))
+    return settings.get("group.protocol") == "consumer" or "cooperative" in strategy
+
+
+def trouble_log(topic: str) -> Callable[[KafkaError], None]:
+    """A librdkafka `error_cb` that logs each kind of trouble once: librdkafka repeats it as long as it lasts."""
+    said: set[int] = set()
+
+    def note(error: KafkaError) -> None:
+        if error.code() not in said:
+            said.add(error.code())
+            _log.warning("broker trouble", topic=topic, error=describe_error(error))
+
+    return note
+
+
+def wait_for_topic(consumer: Consumer, topic: str, stopping: threading.Event, bootstrap_servers: str) -> None:
     """Return when the topic is there: a subscription may take minutes to notice that its topic exists by now."""
-    while not stopping.is_set():
-        try:
-            found = consumer.list_topics(topic, timeout=_METADATA_S).topics[topic]
-            if found.error is None and found.partitions:
-                return
-            problem = found.error and found.error.str()
-        except KafkaException as error:
-            problem = error.args[0].str()
-        _log.warning("topic not found yet", topic=topic, error=problem)
+    said = ""
+    while not stopping.is_set() and (problem := _missing(consumer, topic, bootstrap_servers)):
+        if problem != said:
+            _log.warning("waiting for the topic", topic=topic, error=problem)
+        said = problem
+        consumer.poll(0)  # for `error_cb`, which knows more about an absent broker
         stopping.wait(_METADATA_S)
+
+
+def _missing(consumer: Consumer, topic: str, bootstrap_servers: str) -> str:
+    """What keeps a topic from being read; nothing when it is there."""
+    try:
+        cluster = consumer.list_topics(topic, timeout=_METADATA_S)
+        found = cluster.topics[topic]
+        if found.error is None and found.partitions:
+            return ""
+        if not has_controller(cluster):
+            # Embedded: topics come into being when they are named. Elsewhere that would give them the wrong policy.
+            AdminClient({"bootstrap.servers": bootstrap_servers}).list_topics(topic, timeout=_METADATA_S)
+    except KafkaException as error:
+        return str(error.args[0].str())
+    return found.error.str() if found.error else "it has no partitions yet"
 
 
 def leave(consumer: Consumer) -> None:
@@ -74,6 +115,11 @@ def leave(consumer: Consumer) -> None:
 
 def raise_if_beyond_repair(error: KafkaError) -> None:
     """Pass over what mends itself; raise `IntakeFailed` for what does not."""
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise IntakeFailed(
+            f"the record that comes next is not there, because the topic was made anew or deletes faster than this "
+            f"worker reads: start the worker again, it looks and says what to do ({error.str()})"
+        )
     if error.fatal() or error.code() in _BEYOND_REPAIR:
         raise IntakeFailed(f"{error.name()}: {error.str()}")
 

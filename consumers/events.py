@@ -24,6 +24,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class AtEnd:
+    """A reading has come to the end of its partition, where the next record will have this offset."""
+
+    partition: int
+    reading: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Assigned:
     """A partition that is read from now on, or as soon as `Intake.start_at` names the offset."""
 
@@ -37,4 +46,4 @@ class Revoked:
     partition: int
 
 
-Event = Record | Assigned | Revoked
+Event = Record | AtEnd | Assigned | Revoked

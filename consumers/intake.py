@@ -13,11 +13,19 @@ from queue import Empty, SimpleQueue
 from typing import cast
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from consumers.connection import as_bytes, consumer_settings, leave, raise_if_beyond_repair, wait_for_topic
+from consumers.connection import (
+    as_bytes,
+    consumer_settings,
+    is_cooperative,
+    leave,
+    raise_if_beyond_repair,
+    trouble_log,
+    wait_for_topic,
+)
 from consumers.errors import IntakeFailed
-from consumers.events import Assigned, Event, Record, Revoked
+from consumers.events import Assigned, AtEnd, Event, Record, Revoked
 from consumers.membership import SETTINGS, Membership
 from consumers.offsets import OffsetTracker, Ticket
 from consumers.worker import Heartbeat
@@ -44,8 +52,8 @@ class Intake:
     """Reads one topic in a thread of its own.
 
     deliver: called in that thread with every event, in order; it may only put it aside. positioned: partitions wait
-    after assignment until `start_at` says where to begin, because the state holds the position. Otherwise they begin at
-    the group's committed offset.
+    after assignment until `start_at` says where to begin, because the state holds the position, and report when they
+    have been read to their end. Otherwise they begin at the group's committed offset.
     """
 
     def __init__(
@@ -62,12 +70,13 @@ class Intake:
         self.topic = topic
         self.membership, self.heart = Membership(topic, group), Heartbeat(f"intake {topic}")
         self._settings = {
-            **consumer_settings(bootstrap_servers, group, options), **SETTINGS,
-            "on_commit": self._on_commit, "stats_cb": self.membership.hear,
+            **consumer_settings(bootstrap_servers, group, options, positioned=positioned), **SETTINGS,
+            "on_commit": self._on_commit, "stats_cb": self.membership.hear, "error_cb": trouble_log(topic),
         }  # fmt: skip
         self._consumer: Consumer
         self._deliver = deliver
         self._positioned = positioned
+        self._cooperative = is_cooperative(self._settings)
         self._tracker = OffsetTracker(window)
         self._done: SimpleQueue[Ticket] = SimpleQueue()
         self._starts: SimpleQueue[_Start] = SimpleQueue()
@@ -127,7 +136,7 @@ class Intake:
 
     def _run(self) -> None:
         try:
-            wait_for_topic(self._consumer, self.topic, self._stopping)
+            wait_for_topic(self._consumer, self.topic, self._stopping, self._settings["bootstrap.servers"])
             self._consumer.subscribe(
                 [self.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -172,13 +181,15 @@ class Intake:
         self._commit(asynchronous=False)
 
     def _receive(self, message: Message) -> None:
-        error = message.error()
-        if error is not None:
+        error, partition, offset = message.error(), message.partition(), message.offset()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
             raise_if_beyond_repair(error)
             self._take_trouble(error)
             return
-        partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or (self._positioned and partition not in self._reading):
+            return
+        if error is not None:
+            self._deliver(AtEnd(partition, self._reading[partition], offset))
             return
         if self._tracker.seen(partition, offset):
             # Seen after a pause: the client can go back within an assignment. What is out or done already is not news.
@@ -236,8 +247,16 @@ class Intake:
 
     # Callbacks run inside poll and may not raise or poll there: it would end the process.
 
-    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._rebalances += [Assigned(partition.partition) for partition in partitions]
+        if self._positioned:
+            # Any beginning will do until `start_at` names one, but not the group's: there may be none, and the client
+            # gives a partition up that has no beginning.
+            there = [TopicPartition(self.topic, partition.partition, OFFSET_END) for partition in partitions]
+            try:
+                (consumer.incremental_assign if self._cooperative else consumer.assign)(there)
+            except KafkaException as error:
+                self._failure = error
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._take_completions()

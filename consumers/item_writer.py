@@ -3,7 +3,7 @@
 The mirror that inserts are planned on changes by the log like every other mirror: what is planned on is what all see.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,22 @@ import torch
 from consumers.events import Record
 from consumers.mirror import ATTRIBUTE_WIDTH, Mirror, attribute_rows
 from consumers.questions import attribute_code
-from consumers.state_consumer import Entry, StateConsumer
+from consumers.state_consumer import StateConsumer
+from consumers.state_handler import Entry
 from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.model import Model
-from index_store import Batch, Checkpoint, Follower, GenerationInfo, LogGap, Server, ShardWriter, Sources, StoreError
+from index_store import (
+    Batch,
+    Checkpoint,
+    Follower,
+    GenerationInfo,
+    LogGap,
+    SequenceConflict,
+    Server,
+    ShardWriter,
+    Sources,
+    StoreError,
+)
 from messages import Item, MalformedMessage, Topics, decode_item, encode
 
 _log = structlog.get_logger(__name__)
@@ -37,14 +49,20 @@ class _Shard:
 class ItemHandler:
     """Keeps the shards of a generation up to date with the items topic."""
 
+    gaps_allowed = False  # an item, or its deletion, would be missing
+
     def __init__(self, server: Server, info: GenerationInfo, model: Model, params: GraphParams) -> None:
         info.require_artefact(model.sha256)
         self._server, self._info, self._model, self._params = server, info, model, params
         self._shards: dict[int, _Shard] = {}
 
+    def keeps(self, partition: int) -> bool:
+        """A partition is a shard."""
+        return partition < self._info.shards
+
     def decode(self, key: str, record: Record) -> Item | None:
         """An item that the index can hold."""
-        if record.ticket.partition >= self._info.shards:
+        if not self.keeps(record.ticket.partition):
             raise MalformedMessage(
                 "partition",
                 f"{record.ticket.partition} is no shard: generation {self._info.name!r} has {self._info.shards}",
@@ -62,8 +80,6 @@ class ItemHandler:
 
     def take(self, partition: int) -> Checkpoint | None:
         """Take a new epoch first, then read the position and load the mirror."""
-        if partition >= self._info.shards:
-            return None
         self.release(partition)
         writer = ShardWriter(self._server, self._info, partition)
         position = writer.take()
@@ -85,21 +101,23 @@ class ItemHandler:
 
     def apply(self, partition: int, entries: Sequence[Entry[Item]], checkpoint: Checkpoint) -> None:
         """Apply the last word on every item: deletions first, so that nothing links to what is gone."""
-        shard = self._shards.get(partition)
-        if shard is None:
-            return
-        outcome = last_words(entries, lambda item: self._stored_time(shard, item))
+        shard = self._shards[partition]
+        outcome = last_words(entries, self._stored_times(shard, entries))
         gone = [item for item, message in outcome.items() if message is None and item in shard.mirror.row_of]
         if gone:
             self._write(shard, self._deletion(shard, gone))
         self._write(shard, self._upsert(shard, [item for item in outcome.values() if item is not None], checkpoint))
 
-    def _stored_time(self, shard: _Shard, item: str) -> int | None:
-        """The time of the event that the index holds of an item, None where it holds none."""
-        if item not in shard.mirror.row_of:
-            return None
-        stored = shard.sources.get(item)
-        return None if stored is None else decode_item(stored).timestamp_ms
+    def check(self, partition: int) -> None:
+        """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
+        shard = self._shards[partition]
+        if shard.follower.poll():
+            raise SequenceConflict(f"shard {partition} was written by somebody else: take it anew")
+
+    def _stored_times(self, shard: _Shard, entries: Sequence[Entry[Item]]) -> dict[str, int]:
+        """The times of the events that the index holds of the items that are put, in epoch ms."""
+        known = {entry.key for entry in entries if entry.message is not None} & shard.mirror.row_of.keys()
+        return {item: decode_item(record).timestamp_ms for item, record in shard.sources.get_many(known)}
 
     def _write(self, shard: _Shard, batch: Batch) -> None:
         """Write a batch and see it come back through the log."""
@@ -160,19 +178,19 @@ class ItemHandler:
         )
 
 
-def last_words(entries: Iterable[Entry[Item]], stored_time: Callable[[str], int | None]) -> dict[str, Item | None]:
+def last_words(entries: Iterable[Entry[Item]], stored_times: Mapping[str, int]) -> dict[str, Item | None]:
     """What remains of events applied one after the other: by item its newest event, or None for a deletion.
 
     An event older than what there is of the item changes nothing; of equal times the later one counts. A deletion has
-    no time of its own and counts where it stands. ``stored_time`` tells the time, in epoch ms, of what the index holds
-    of an item before, None for nothing. Items whose events all came too late are left out.
+    no time of its own and counts where it stands. ``stored_times`` are the times, in epoch ms, of what the index holds
+    of these items before. Items whose events all came too late are left out.
     """
     outcome: dict[str, Item | None] = {}
     for entry in entries:
         key, item = entry.key, entry.message
         if item is not None:
             known = outcome.get(key)
-            held = stored_time(key) if key not in outcome else known.timestamp_ms if known else None
+            held = stored_times.get(key) if key not in outcome else known.timestamp_ms if known else None
             if held is not None and held > item.timestamp_ms:
                 continue
         outcome[key] = item

@@ -6,19 +6,20 @@ so the group's commits are for lag displays only; after any unknown outcome it i
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
 import structlog
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from consumers import metrics
-from consumers.events import Assigned, Event, Record, Revoked
+from consumers.events import Assigned, AtEnd, Event, Record, Revoked
 from consumers.graveyard import bury_all
 from consumers.intake import Intake
+from consumers.state_handler import Decoded, Entry, StateHandler
+from consumers.stream_identity import StreamLookup
 from consumers.worker import Heartbeat, WorkerStatus
 from index_store import (
     Checkpoint,
@@ -27,6 +28,7 @@ from index_store import (
     LayoutMismatch,
     StaleEpoch,
     StoreError,
+    Stream,
     StreamChanged,
     UnknownGeneration,
     UnsuitableServer,
@@ -41,65 +43,41 @@ _log = structlog.get_logger(__name__)
 _WAIT_S = 0.05
 _RETRY_S = 0.5
 _FENCED_S = 10.0  # whoever took the shard has the partition, most likely, and this consumer is about to hear of it
-_METADATA_S = 10.0
 _CLOSE_S = 10.0
+_CHECK_S = 1.0  # how often a state is looked at that nothing comes for
+_RENEWALS = 10  # checkpoints of a quiet partition in the time that deletions are kept
+_RENEW_AT_MOST_S = 3600.0
 _BATCH_BYTES = 16 << 20  # of values; what is made of them has to fit into one write of the store
 
 _PERMANENT = (StreamChanged, UnknownGeneration, GenerationMismatch, LayoutMismatch, UnsuitableServer, InvalidBatch)
 
-Decoded = TypeVar("Decoded")
 
+@dataclass(slots=True)
+class _Held:
+    """A partition whose records are applied.
 
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[Decoded]):
-    """One readable record; ``message`` is None for a null value, which deletes what the key names."""
+    kept: the state has a place for it. complete_ms: what the next checkpoint says of its time, epoch ms. end: the
+    offset it has been read to where that was its end, None while records come. check_at, renew_at: when the state is
+    looked at, and its checkpoint renewed, though nothing comes, monotonic.
+    """
 
-    key: str
-    message: Decoded | None
-    record: Record
+    stream: Stream
+    kept: bool
+    complete_ms: int
+    reading: int = 0
+    end: int | None = None
+    check_at: float = 0.0
+    renew_at: float = 0.0
 
-
-class StateHandler(Protocol[Decoded]):
-    """Keeps a state that a topic's records change. All errors but a `StoreError` that may pass end the consumer."""
-
-    def decode(self, key: str, record: Record) -> Decoded | None:
-        """The message in a record, None for a null value. Raises `MalformedMessage` or `UnsupportedSchema`."""
-
-    def take(self, partition: int) -> Checkpoint | None:
-        """Become the writer of this partition's state; where it stands, None for the beginning."""
-
-    def apply(self, partition: int, entries: Sequence[Entry[Decoded]], checkpoint: Checkpoint) -> None:
-        """Apply records and the position after them. Raises `StoreError` when the outcome is refused or unknown."""
-
-    def release(self, partition: int) -> None:
-        """Somebody else may write this partition's state from now on; harmless when it was not taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamIdentity:
-    """What must not change under a state: cluster, topic and number of partitions."""
-
-    cluster_id: str
-    topic_id: str
-    partitions: int
-
-    def checkpoint(self, last: Record) -> Checkpoint:
+    def after(self, record: Record) -> Checkpoint:
         """The position after a record."""
-        return Checkpoint(
-            last.ticket.offset + 1, self.cluster_id, self.topic_id, self.partitions, max(last.timestamp_ms, 0)
-        )
+        self.complete_ms = max(self.complete_ms, min(record.timestamp_ms, _now_ms()))  # clocks may be wrong
+        return self.at(record.ticket.offset + 1)
 
-    def check(self, stored: Checkpoint | None) -> None:
-        """Raise `StreamChanged` for a position in another stream."""
-        check_stream(
-            stored,
-            cluster_id=self.cluster_id,
-            topic_id=self.topic_id,
-            partitions=self.partitions,
-            now_ms=time.time_ns() // 1_000_000,
-            # The age of a checkpoint is that of the last record, and a quiet topic is not a lost one.
-            delete_retention_ms=None,
-        )
+    def at(self, offset: int) -> Checkpoint:
+        """The position before an offset."""
+        stream = self.stream
+        return Checkpoint(offset, stream.cluster_id, stream.topic_id, stream.partitions, self.complete_ms)
 
 
 class StateConsumer(Generic[Decoded]):
@@ -118,18 +96,17 @@ class StateConsumer(Generic[Decoded]):
         batch: int = 1024,
         kafka_options: Mapping[str, object] | None = None,
     ) -> None:
-        self._topic, self._handler, self._batch = topic, handler, batch
+        self._topic, self._group, self._handler, self._batch = topic, group, handler, batch
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._intake = Intake(
             bootstrap_servers, topic, group, self._events.put,
             positioned=True, window=8 * batch, options=kafka_options,
         )  # fmt: skip
-        admin: dict[str, Any] = {"log_level": 4, **(kafka_options or {}), "bootstrap.servers": bootstrap_servers}
-        self._admin = AdminClient(admin)
+        self._lookup = StreamLookup(bootstrap_servers, topic, kafka_options)
         self._writer = Writer(bootstrap_servers, kafka_options)
-        self._identity: StreamIdentity | None = None
         self._wanted: dict[int, float] = {}  # partition → when to try to take it, monotonic
-        self._held: dict[int, int] = {}  # partition → the reading whose records count
+        self._problems: dict[int, str] = {}  # partition → why it is not held, as it was logged
+        self._held: dict[int, _Held] = {}
         self._heart = Heartbeat(f"consumer of {topic}")
         self._stopping = False
 
@@ -167,15 +144,27 @@ class StateConsumer(Generic[Decoded]):
         )
 
     def _turn(self) -> None:
-        """Take in what has come, up to a batch of one partition, and apply it."""
+        """Take in what has come, up to a batch of one partition, and apply it; then see to what is due."""
+        for partition, records in self._next_batches().items():
+            self._apply(partition, records)
+        now = time.monotonic()
+        for partition in [partition for partition, at in self._wanted.items() if at <= now]:
+            self._take(partition)
+        for partition in [partition for partition, held in self._held.items() if held.kept and held.check_at <= now]:
+            self._check(partition)
+
+    def _next_batches(self) -> dict[int, list[Record]]:
         batches: dict[int, list[Record]] = defaultdict(list)
         size = 0
         try:
             event = self._events.get(timeout=_WAIT_S)
             while True:
-                if not isinstance(event, Record):
+                if isinstance(event, Assigned | Revoked):
                     self._rebalance(event, batches)
-                elif self._held.get(event.ticket.partition) == event.reading:
+                elif (held := self._reading(event)) is not None and isinstance(event, AtEnd):
+                    held.end = event.offset
+                elif held is not None and isinstance(event, Record):
+                    held.end = None
                     batches[event.ticket.partition].append(event)
                     size += len(event.value or b"")
                     if len(batches[event.ticket.partition]) >= self._batch or size >= _BATCH_BYTES:
@@ -183,10 +172,12 @@ class StateConsumer(Generic[Decoded]):
                 event = self._events.get_nowait()
         except Empty:
             pass
-        for partition, records in batches.items():
-            self._apply(partition, records)
-        for partition in [partition for partition, at in self._wanted.items() if at <= time.monotonic()]:
-            self._take(partition)
+        return batches
+
+    def _reading(self, event: Record | AtEnd) -> _Held | None:
+        """The held partition that an event is of, unless it was read under an earlier number."""
+        held = self._held.get(event.ticket.partition if isinstance(event, Record) else event.partition)
+        return held if held is not None and held.reading == event.reading else None
 
     def _rebalance(self, event: Assigned | Revoked, batches: dict[int, list[Record]]) -> None:
         batches.pop(event.partition, None)
@@ -199,47 +190,104 @@ class StateConsumer(Generic[Decoded]):
         """Become the writer of a partition and start to read where its state stands."""
         self._heart.rest()  # loading a large shard takes its time
         try:
-            stored = self._handler.take(partition)
-            self._identity = self._identity or self._look_up_identity()
-            self._identity.check(stored)
+            held, start = self._begin(partition)
         except _PERMANENT:
             raise
         except (StoreError, KafkaException) as error:
-            _log.warning("partition not taken yet", topic=self._topic, partition=partition, error=str(error))
-            self._handler.release(partition)
-            self._wanted[partition] = time.monotonic() + _RETRY_S
+            self._set_back(partition, error)
         else:
             del self._wanted[partition]
+            self._problems.pop(partition, None)
             # What is still queued was read under an earlier number: it comes again, or counts already.
-            self._held[partition] = self._intake.start_at(partition, stored.next_offset if stored else 0)
+            held.reading = self._intake.start_at(partition, start)
+            self._held[partition] = held
+
+    def _begin(self, partition: int) -> tuple[_Held, int]:
+        """Take the state of a partition, see that it belongs to the stream, and say from where to read on.
+
+        What has no place in the state has no position there: its dead letters are done when the group has them.
+        """
+        if not self._handler.keeps(partition):
+            stream = self._lookup.stream(partition)
+            start = self._lookup.committed(self._group, partition)
+            return _Held(stream, kept=False, complete_ms=0), max(start, stream.first)
+        stored = self._handler.take(partition)
+        stream, now_ms = self._lookup.stream(partition), _now_ms()  # after the state, which another may just have moved
+        check_stream(stored, stream, now_ms=now_ms, gaps_allowed=self._handler.gaps_allowed)
+        if stored is None:
+            return _Held(stream, kept=True, complete_ms=now_ms), stream.first
+        if stored.next_offset < stream.first:
+            _log.warning(
+                "records were deleted before they were read",
+                topic=self._topic, partition=partition, expected=stored.next_offset, first=stream.first,
+            )  # fmt: skip
+        return _Held(stream, kept=True, complete_ms=stored.timestamp_ms), max(stored.next_offset, stream.first)
 
     def _release(self, partition: int) -> None:
         self._held.pop(partition, None)
         self._handler.release(partition)
 
+    def _set_back(self, partition: int, error: Exception) -> None:
+        """Let go of a partition after an error that may pass, and take it anew after a while."""
+        if str(error) != self._problems.get(partition):
+            _log.warning("taking the partition anew", topic=self._topic, partition=partition, error=str(error))
+        self._problems[partition] = str(error)
+        self._release(partition)
+        self._wanted[partition] = time.monotonic() + (_FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S)
+
     def _apply(self, partition: int, records: list[Record]) -> None:
+        held = self._held[partition]
         entries, read, blocked = self._decode(records)
-        if read and self._identity is not None:
+        if read and held.kept:
             try:
                 with metrics.APPLY_SECONDS.labels(self._topic).time():
-                    self._handler.apply(partition, entries, self._identity.checkpoint(read[-1]))
+                    self._handler.apply(partition, entries, held.after(read[-1]))
             except _PERMANENT:
                 raise
             except StoreError as error:
-                _log.warning("batch not applied, taking the partition anew", partition=partition, error=str(error))
-                self._release(partition)
-                wait_s = _FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S
-                self._wanted[partition] = time.monotonic() + wait_s
+                self._set_back(partition, error)
                 return
+            held.check_at = time.monotonic() + _CHECK_S
             metrics.APPLIED.labels(self._topic).inc(len(entries))
-            for record in read:
-                self._intake.done(record.ticket)
+        for record in read:
+            self._intake.done(record.ticket)
         if blocked is not None:
             self._release(partition)
             _log.error(
                 "PARTITION PAUSED: a newer release wrote this record, upgrade this worker",
                 topic=self._topic, partition=partition, offset=blocked.ticket.offset,
             )  # fmt: skip
+
+    def _check(self, partition: int) -> None:
+        """Notice a state that went back while nothing comes; keep the checkpoint of a quiet partition young."""
+        held = self._held[partition]
+        held.check_at = time.monotonic() + _CHECK_S
+        try:
+            self._handler.check(partition)
+            self._renew(partition, held)
+        except _PERMANENT:
+            raise
+        except StoreError as error:
+            self._set_back(partition, error)
+
+    def _renew(self, partition: int, held: _Held) -> None:
+        """Note that a partition which is still read to its end has been complete up to now.
+
+        Only where deletions go by age: who comes back later must know whether one can have been missed.
+        """
+        kept_ms = held.stream.delete_retention_ms
+        if held.end is None or kept_ms is None or time.monotonic() < held.renew_at:
+            return
+        held.renew_at = time.monotonic() + min(kept_ms / 1000 / _RENEWALS, _RENEW_AT_MOST_S)
+        now_ms = _now_ms()
+        try:
+            end = self._lookup.end(partition)  # a broker that is away reports no records either
+        except KafkaException as error:
+            _log.info("checkpoint not renewed", topic=self._topic, partition=partition, error=str(error))
+            return
+        if end == held.end:
+            held.complete_ms = now_ms
+            self._handler.apply(partition, [], held.at(end))
 
     def _decode(self, records: list[Record]) -> tuple[list[Entry[Decoded]], list[Record], Record | None]:
         """What can be applied, the records that are through with it, and the first one that is too new to be read.
@@ -261,13 +309,9 @@ class StateConsumer(Generic[Decoded]):
         bury_all(self._writer, unreadable)
         return entries, read, blocked
 
-    def _look_up_identity(self) -> StreamIdentity:
-        """Ask the broker. The embedded one does not tell topic ids, so topics are named by name."""
-        metadata = self._admin.list_topics(self._topic, timeout=_METADATA_S)
-        topic = metadata.topics[self._topic]
-        if topic.error is not None:
-            raise KafkaException(topic.error)
-        return StreamIdentity(metadata.cluster_id or "", self._topic, len(topic.partitions))
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _key(record: Record) -> str:

@@ -1,12 +1,13 @@
 """The index on Redis: columns, ids, source records, histories and the log that mirrors follow.
 
 Start with `connect`, then `IndexStore` for generations, `ShardWriter` to write a shard, `Follower` to mirror it,
-`Sources` for what items were made of, `HistoryStore` for what users did, `Artefacts` for the metrics themselves.
+`Sources` for what items were made of, `HistoryWriter` and `HistoryStore` for what users did, `Artefacts` for the
+metrics themselves.
 """
 
 from index_store.artefacts import Artefacts, artefact_digest
 from index_store.batch import MAX_BATCH_BYTES, Batch, Change
-from index_store.checkpoint import Checkpoint, check_stream
+from index_store.checkpoint import Checkpoint, Stream, check_stream
 from index_store.connection import Server, connect
 from index_store.errors import (
     AccessDenied,
@@ -30,7 +31,8 @@ from index_store.errors import (
 )
 from index_store.follower import Follower, Snapshot
 from index_store.generations import LAYOUT, Column, GenerationInfo, IndexStore, ShardState
-from index_store.histories import BUCKETS, History, HistoryEvent, HistoryStore, bucket_of
+from index_store.histories import BUCKETS, History, HistoryStore, bucket_of
+from index_store.history_writer import HistoryEvent, HistoryWriter
 from index_store.sources import Sources
 from index_store.writer import Outcome, Position, ShardWriter
 
@@ -53,6 +55,7 @@ __all__ = [
     "History",
     "HistoryEvent",
     "HistoryStore",
+    "HistoryWriter",
     "IndexStore",
     "InvalidBatch",
     "LayoutMismatch",
@@ -71,6 +74,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
+    "Stream",
     "StreamChanged",
     "UnknownGeneration",
     "UnsuitableServer",

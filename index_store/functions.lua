@@ -178,26 +178,24 @@ local function touch(entries, item, at, cap)
   while #entries > cap do entries[#entries] = nil end
 end
 
--- KEYS offsets, users... | ARGV stream and partition, cap, msgpack {{user, offset, behaviour, item, at}, ...}
--- in the order of offsets; an event without a behaviour erases the user.
+-- KEYS offsets, users... | ARGV stream and partition, last offset before ('' for none), last offset after, cap,
+-- msgpack {{user, behaviour, item, at}, ...} in the order of offsets; an event without a behaviour erases the user.
 local function append(keys, args)
-  local field, cap, events = args[1], tonumber(args[2]), cmsgpack.unpack(args[3])
-  local last = tonumber(redis.call('HGET', keys[1], field) or -1)
-  local histories, applied = {}, 0
+  local field, before, after, cap, events = args[1], args[2], args[3], tonumber(args[4]), cmsgpack.unpack(args[5])
+  local last = redis.call('HGET', keys[1], field) or ''
+  if last ~= before then return { 'conflict', last } end
+  local histories = {}
   for _, event in ipairs(events) do
-    if event[2] > last then
-      local user, behavior = event[1], event[3]
-      if behavior then
-        if not histories[user] then
-          local stored = redis.call('GET', keys[user + 1])
-          histories[user] = stored and cmsgpack.unpack(stored) or {}
-        end
-        histories[user][behavior] = histories[user][behavior] or {}
-        touch(histories[user][behavior], event[4], event[5], cap)
-      else
-        histories[user] = {}
+    local user, behavior = event[1], event[2]
+    if behavior then
+      if not histories[user] then
+        local stored = redis.call('GET', keys[user + 1])
+        histories[user] = stored and cmsgpack.unpack(stored) or {}
       end
-      last, applied = event[2], applied + 1
+      histories[user][behavior] = histories[user][behavior] or {}
+      touch(histories[user][behavior], event[3], event[4], cap)
+    else
+      histories[user] = {}
     end
   end
   for user, history in pairs(histories) do
@@ -207,14 +205,14 @@ local function append(keys, args)
       redis.call('DEL', keys[user + 1])
     end
   end
-  if applied > 0 then redis.call('HSET', keys[1], field, last) end
-  return { 'appended', applied }
+  redis.call('HSET', keys[1], field, after)
+  return { 'appended' }
 end
 
--- KEYS positions | ARGV stream and partition, next offset, packed checkpoint. Never goes back.
+-- KEYS positions | ARGV stream and partition, packed position before ('' for none), packed position after
 local function advance(keys, args)
-  local stored = redis.call('HGET', keys[1], args[1])
-  if stored and cmsgpack.unpack(stored)[1] >= tonumber(args[2]) then return { 'kept' } end
+  local stored = redis.call('HGET', keys[1], args[1]) or ''
+  if stored ~= args[2] then return { 'conflict' } end
   redis.call('HSET', keys[1], args[1], args[3])
   return { 'advanced' }
 end

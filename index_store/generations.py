@@ -15,7 +15,7 @@ from index_store.errors import GenerationMismatch, LayoutMismatch, StoreError, U
 from index_store.keys import IndexKeys, ShardKeys, check_name
 
 #: Version of keys and values in the store; another one is refused.
-LAYOUT = 1
+LAYOUT = 2
 _MAX_BLOCK_BYTES = 64 << 20
 
 

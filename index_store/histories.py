@@ -1,8 +1,8 @@
 """What users did, by item id: in buckets, each of which knows how far it has come in the stream."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import Self
 from zlib import crc32
 
 import msgpack
@@ -17,55 +17,37 @@ BUCKETS = 64
 History = dict[str, list[tuple[str, int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEvent:
-    """One record of a behaviours partition. Without behaviour and item it erases the user."""
-
-    offset: int
-    user: str
-    behavior: str | None = None
-    item: str = ""
-    timestamp_ms: int = 0
-
-
 def bucket_of(user: str) -> int:
     """The user's bucket: crc32 of the id mod 64, the same in every process."""
     return crc32(user.encode()) % BUCKETS
 
 
-class HistoryStore:
-    """Histories of one index, at most `cap` items per user and behaviour.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a partition is in the histories: the position, and by bucket the last offset that it had then.
 
-    For an item the newest event counts; of two events of the same time the one appended later is the newer.
+    −1 stands for none. Every bucket that still has that offset has everything before the position.
     """
 
-    def __init__(self, server: Server, index: str, *, cap: int = 200) -> None:
-        if cap < 1:
-            raise ValueError("cap must be at least 1")
-        self.cap = cap
+    position: Checkpoint
+    lasts: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """As msgpack."""
+        return bytes(msgpack.packb([astuple(self.position), self.lasts]))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """The inverse of `pack`."""
+        position, lasts = msgpack.unpackb(packed)
+        return cls(Checkpoint(*position), tuple(lasts))
+
+
+class HistoryStore:
+    """Reads the histories of one index; a `HistoryWriter` changes them."""
+
+    def __init__(self, server: Server, index: str) -> None:
         self._server, self._keys = server, IndexKeys(check_name("index", index))
-
-    def append(self, partition: int, events: Sequence[HistoryEvent], position: Checkpoint) -> int:
-        """Apply records of one partition, in the order of offsets, and say how many were new.
-
-        The records must follow on what `positions` says, with none left out; those that a bucket has already are
-        skipped, so a batch may be appended again after any error. `position` is where the partition stands after
-        them: it is recorded once every bucket has its part.
-
-        Raises `StoreUnavailable` or `StoreFull` when it was applied in part, perhaps: append it again.
-        """
-        if any(later.offset <= earlier.offset for earlier, later in pairwise(events)):
-            raise ValueError("events must come in the order of offsets, each once")
-        if events and events[-1].offset >= position.next_offset:
-            raise ValueError(f"the position {position.next_offset} must lie behind offset {events[-1].offset}")
-        by_bucket: dict[int, list[HistoryEvent]] = {}
-        for event in events:
-            by_bucket.setdefault(bucket_of(event.user), []).append(event)
-        field = _stream_field(partition, position)
-        calls = [self._call(bucket, field, part) for bucket, part in by_bucket.items()]
-        applied = sum(int(answer[1]) for answer in self._server.call_all("append", calls))
-        self._server.call("advance", [self._keys.positions], [field, position.next_offset, position.pack()])
-        return applied
 
     def read(self, users: Iterable[str]) -> dict[str, History]:
         """The histories of users, in one round trip; empty for those who have none."""
@@ -74,33 +56,28 @@ class HistoryStore:
         return {user: _decode(packed) for user, packed in zip(names, answers, strict=True)}
 
     def positions(self) -> dict[int, Checkpoint]:
-        """Per partition the position from which to read on: every bucket has everything before it.
+        """Per partition the position before which every record is in the histories.
 
-        A partition is missing here until its first `append` has ended: read it from its beginning. Where the stream
-        was replaced, the newer one's position counts; check it with `check_stream`.
+        A partition is missing here until its first batch has been appended. Where the stream was replaced, the newer
+        one's position counts.
         """
         positions: dict[int, Checkpoint] = {}
         for name, packed in self._server.ask("HGETALL", self._keys.positions).items():
-            partition, found = int(name.rsplit(b"/", 1)[1]), Checkpoint.unpack(packed)
+            partition, found = partition_of(name.decode()), Reached.unpack(packed).position
             known = positions.get(partition)
-            if found is not None and (known is None or found.timestamp_ms >= known.timestamp_ms):
+            if known is None or found.timestamp_ms >= known.timestamp_ms:
                 positions[partition] = found
         return positions
 
-    def _call(
-        self, bucket: int, field: str, events: Sequence[HistoryEvent]
-    ) -> tuple[list[str], list[bytes | str | int | float]]:
-        places: dict[str, int] = {}
-        packed = [
-            [places.setdefault(e.user, len(places) + 1), e.offset, e.behavior, e.item, e.timestamp_ms] for e in events
-        ]
-        keys = [self._keys.offsets(bucket), *(self._keys.history(bucket, user) for user in places)]
-        return keys, [field, self.cap, msgpack.packb(packed)]
 
-
-def _stream_field(partition: int, position: Checkpoint) -> str:
-    """Offsets of one stream say nothing about another's: a topic made anew begins anew."""
+def stream_field(partition: int, position: Checkpoint) -> str:
+    """The field for a partition of one stream: its offsets say nothing about those of a topic made anew."""
     return f"{position.cluster_id}/{position.topic_id}/{partition}"
+
+
+def partition_of(field: str) -> int:
+    """The partition that a field is for."""
+    return int(field.rsplit("/", 1)[1])
 
 
 def _decode(packed: bytes | None) -> History:

@@ -1,10 +1,12 @@
 """Source records: what items were made of, kept outside generations so that a new one needs no Kafka."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from index_store.checkpoint import Checkpoint
 from index_store.connection import Server
 from index_store.keys import ShardKeys, check_name
+
+_AT_ONCE = 256  # records in one answer
 
 
 class Sources:
@@ -13,10 +15,14 @@ class Sources:
     def __init__(self, server: Server, index: str, shard: int) -> None:
         self._server, self._keys = server, ShardKeys(check_name("index", index), shard)
 
-    def get(self, item: str) -> bytes | None:
-        """The record of an item, if there is one."""
-        record: bytes | None = self._server.ask("HGET", self._keys.sources, item)
-        return record
+    def get_many(self, items: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """(item, record) of those of the items that have one, a few hundred in a round trip."""
+        names = list(items)
+        for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
+            for item, record in zip(some, self._server.ask("HMGET", self._keys.sources, *some), strict=True):
+                if record is not None:
+                    yield item, record
 
     def __len__(self) -> int:
         return int(self._server.ask("HLEN", self._keys.sources))

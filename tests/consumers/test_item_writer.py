@@ -57,7 +57,7 @@ def test_batches_come_to_what_single_events_come_to(events: list[tuple[str, int 
     held: dict[str, Item] = {}
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut <= len(stream))})
     for first, last in pairwise(edges):
-        words = last_words(stream[first:last], lambda item: held[item].timestamp_ms if item in held else None)
+        words = last_words(stream[first:last], {item: message.timestamp_ms for item, message in held.items()})
         for item, message in words.items():
             if message is None:
                 held.pop(item, None)
@@ -68,9 +68,9 @@ def test_batches_come_to_what_single_events_come_to(events: list[tuple[str, int 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 15), st.booleans()), min_size=1, max_size=12), max_size=6))
-def test_any_stream_leaves_a_sound_index(redis: str, batches: list[list[tuple[int, bool]]]) -> None:
+def test_any_stream_leaves_a_sound_index(kafka: str, redis: str, batches: list[list[tuple[int, bool]]]) -> None:
     """After any batches of puts and deletions the mirror holds what a dict holds, and no link leads nowhere."""
-    stage = Stage("localhost:1", redis)
+    stage = Stage(kafka, redis)
     try:
         writer, items, expected, offset = handler(stage), make_items(16), dict[str, Item](), 0
         for number, batch in enumerate(batches):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from consumers.mirror import Mirror
-from index_store import Checkpoint, GenerationMismatch, HistoryEvent, HistoryStore, StoreUnavailable
+from index_store import Checkpoint, GenerationMismatch, HistoryEvent, HistoryWriter, StoreUnavailable
 from messages import HistoryEntry, Recommendations, RecommendRequest, Status, encode, parse_dead_letter
 from tests.consumers.stage import (
     DIMENSIONS,
@@ -38,8 +38,9 @@ def served(kafka: str, redis: str) -> Iterator[tuple[Stage, Mailbox, Mirror]]:
     """A filled index that is served, a mailbox to ask with, and a mirror of the index."""
     stage = Stage(kafka, redis)
     fill(stage, ITEMS)
-    HistoryStore(stage.writing, stage.index).append(
-        0,
+    histories = HistoryWriter(stage.writing, stage.index, 0)
+    histories.take()
+    histories.append(
         [HistoryEvent(n, "anna", "view", f"i{n}", 1000 + n) for n in range(5)],
         Checkpoint(5, "cluster", "topic", 4, 1000),
     )

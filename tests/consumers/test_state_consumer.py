@@ -1,4 +1,6 @@
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -11,9 +13,11 @@ from consumers.graveyard import bury_all
 from consumers.offsets import Ticket
 from consumers.state_consumer import StateConsumer
 from index_store import (
+    Batch,
     Checkpoint,
     HistoryStore,
     InvalidBatch,
+    ShardWriter,
     StoreUnavailable,
     StreamChanged,
     UnknownGeneration,
@@ -21,7 +25,7 @@ from index_store import (
 )
 from messages import Behavior, Item, encode, parse_dead_letter
 from producers import Writer
-from tests.brokers import mock_kafka
+from tests.brokers import mock_kafka, reader
 from tests.consumers.stage import (
     PLAIN,
     QUICK,
@@ -34,6 +38,7 @@ from tests.consumers.stage import (
     wait_until,
 )
 from tests.servers import redis_server
+from tests.store_copies import StoreCopy
 
 ITEMS = make_items(60)
 
@@ -157,15 +162,25 @@ def test_another_cluster_ends_the_writer(redis: str) -> None:
 class Handler:
     """Keeps what it is given; refuses as it is told."""
 
+    gaps_allowed = False
+
     def __init__(self, *refusals: Exception | None) -> None:
         self.refusals = list(refusals)
         self.applied: list[str] = []
         self.offset: int | None = None
+        self.checkpoints: list[Checkpoint] = []
         self.held: set[int] = set()
+
+    def keeps(self, partition: int) -> bool:
+        """All of them."""
+        return True
 
     def decode(self, key: str, record: Record) -> str:
         """The key."""
         return key
+
+    def check(self, partition: int) -> None:
+        """Nobody else writes."""
 
     def take(self, partition: int) -> Checkpoint | None:
         """Hold it; where it stands."""
@@ -181,7 +196,9 @@ class Handler:
             raise refusal
         assert partition in self.held
         self.applied += [entry.key for entry in entries]
-        self.offset, self.topic = checkpoint.next_offset, checkpoint
+        if partition == 0:
+            self.offset, self.topic = checkpoint.next_offset, checkpoint
+            self.checkpoints.append(checkpoint)
 
     def release(self, partition: int) -> None:
         """Hold it no longer."""
@@ -211,10 +228,11 @@ def test_an_error_that_stays_ends_the_consumer(stage: Stage) -> None:
     assert not handler.held
 
 
-def test_records_of_an_earlier_reading_do_not_count(kafka: str) -> None:
+def test_records_of_an_earlier_reading_do_not_count(stage: Stage) -> None:
     """What was queued when a partition went and came again is passed over, before and after it is taken anew."""
-    handler = Handler()
-    consumer: StateConsumer[str] = StateConsumer(kafka, "elsewhere.items", "g", handler, kafka_options=QUICK)
+    handler, topic = Handler(), stage.topics.items
+    stage.put(ITEMS[:5])
+    consumer: StateConsumer[str] = StateConsumer(stage.kafka, topic, "g", handler, kafka_options=QUICK)
     starts: list[tuple[int, int]] = []
 
     def start_at(partition: int, offset: int) -> int:
@@ -224,7 +242,7 @@ def test_records_of_an_earlier_reading_do_not_count(kafka: str) -> None:
     consumer._intake.start_at = start_at  # type: ignore[method-assign]
 
     def record(offset: int, reading: int) -> Record:
-        return Record(Ticket(0, offset, reading), reading, "elsewhere.items", b"%d" % offset, b"", (), 0)
+        return Record(Ticket(0, offset, reading), reading, topic, b"%d" % offset, b"", (), 0)
 
     def feed(*events: Any) -> None:
         for event in events:
@@ -243,6 +261,106 @@ def test_records_of_an_earlier_reading_do_not_count(kafka: str) -> None:
     feed(Revoked(0), record(4, 2))
     assert handler.applied == ["0", "1", "2", "3"]
     assert not handler.held
+
+
+def test_a_quiet_partition_keeps_a_young_checkpoint(stage: Stage) -> None:
+    """Where deletions go by age, the checkpoint's time moves on while a partition is read to its end."""
+    handler = Handler()
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK)
+    look = consumer._lookup.stream
+    consumer._lookup.stream = lambda partition: replace(look(partition), delete_retention_ms=60_000)
+    stage.produce(stage.topics.items, "k", b"", timestamp=1000)
+    assert stage.producer.flush(20) == 0
+    with running(consumer):
+        wait_until(lambda: len(handler.checkpoints) == 2, "the renewed checkpoint")
+    first, renewed = handler.checkpoints
+    assert renewed == replace(first, timestamp_ms=renewed.timestamp_ms)
+    assert time.time() - 60 < first.timestamp_ms / 1000 < renewed.timestamp_ms / 1000 <= time.time()
+    assert handler.applied == ["k"]
+
+
+def test_a_checkpoint_is_as_old_as_its_newest_record(stage: Stage) -> None:
+    """Or as the beginning of the reading, of an empty state; a producer's clock that is wrong makes it no younger."""
+    handler, now = Handler(), int(time.time() * 1000)
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=1, kafka_options=QUICK)
+    for timestamp in (1000, now + 1, now + 3_600_000):
+        stage.produce(stage.topics.items, "k", b"", timestamp=timestamp)
+    assert stage.producer.flush(20) == 0
+    with running(consumer):
+        wait_until(lambda: len(handler.checkpoints) == 3, "the records")
+    times = [checkpoint.timestamp_ms for checkpoint in handler.checkpoints]
+    assert now <= times[0] == times[1] <= times[2] <= int(time.time() * 1000)
+
+
+def test_a_position_that_is_not_there_ends_the_writer(stage: Stage) -> None:
+    """Records under offsets beyond the end would be others than those that the state has."""
+    stage.put(ITEMS[:5])
+    with running(stage.item_writer()):
+        wait_until(lambda: stage.count() == 5, "the items")
+    writer = ShardWriter(stage.writing, stage.info, 0)
+    position = writer.take()
+    ahead = replace(position.checkpoint, next_offset=6)
+    writer.apply(Batch(position.seq + 1, position.rows, checkpoint=ahead))
+    run = Run(stage.item_writer())
+    run.thread.join(20)
+    assert isinstance(run.failure, StreamChanged)
+    assert "ends at 5" in str(run.failure)
+
+
+def test_records_without_a_shard_are_buried_once(stage: Stage) -> None:
+    """A restarted writer goes on behind the dead letters that it has written, in partitions that its state lacks."""
+    for number in range(3):
+        stage.produce(stage.topics.items, f"misled{number}", b"", partition=2)
+    with running(stage.item_writer()):
+        stage.letters(stage.topics.items, 3)
+    stage.produce(stage.topics.items, "misled again", b"", partition=2)
+    with running(stage.item_writer()):
+        letters = stage.letters(stage.topics.items, 4)
+        stage.put(ITEMS[:5])
+        wait_until(lambda: stage.count() == 5, "the items of the shard that there is")
+    assert sorted(letter.key() for letter in letters) == [b"misled again", b"misled0", b"misled1", b"misled2"]
+    with reader(stage.kafka, stage.topics.dead_letters(stage.topics.items)) as consumer:
+        assert len(consumer.consume(5, 0.5)) == 4
+
+
+def test_an_index_that_went_back_is_made_whole_though_nothing_comes(stage: Stage) -> None:
+    """Restored from an older copy under a living writer, the index holds everything again by itself."""
+    stage.put(ITEMS[:20])
+    with running(stage.item_writer()):
+        wait_until(lambda: stage.count() == 20, "the first items")
+        copy = StoreCopy(stage.server, stage.index)
+        stage.put(ITEMS[20:])
+        stage.delete("i3")
+        wait_until(lambda: stage.count() == 59, "the other items")
+        copy.restore()
+        wait_until(lambda: stage.count() == 59 and "i3" not in stage.stored(), "the lost items")
+    assert_holds(stage, [item for item in ITEMS if item.id != "i3"])
+
+
+def test_histories_that_went_back_are_made_whole_though_nothing_comes(stage: Stage) -> None:
+    """Restored from an older copy under a living updater, every record counts again, once; so does an erasure."""
+    histories, users = HistoryStore(stage.server, stage.index), [f"u{n}" for n in range(30)]
+
+    def did(item: str, at: int) -> None:
+        for user in users:
+            stage.produce(stage.topics.behaviors, user, encode(Behavior(user, item, "view", at)))
+        assert stage.producer.flush(20) == 0
+
+    def position() -> int:
+        return getattr(histories.positions().get(0), "next_offset", 0)
+
+    with running(behavior_updater(stage.kafka, stage.writing, stage.index, QUICK)):
+        did("a", 1)
+        wait_until(lambda: position() == 30, "the first records")
+        copy = StoreCopy(stage.server, stage.index)
+        stage.produce(stage.topics.behaviors, users[0], None)
+        did("b", 2)
+        wait_until(lambda: position() == 61, "the other records")
+        expected = histories.read(users)
+        assert expected[users[0]] == {"view": [("b", 2)]}
+        copy.restore()
+        wait_until(lambda: position() == 61, "the lost records")
+    assert histories.read(users) == expected
 
 
 def test_behaviours_become_histories_and_a_null_value_erases(stage: Stage) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from index_store import (
+    LAYOUT,
     AccessDenied,
     Checkpoint,
     Column,
@@ -16,6 +17,7 @@ from index_store import (
     LayoutMismatch,
     Server,
     StoreUnavailable,
+    Stream,
     StreamChanged,
     UnknownGeneration,
     UnsuitableServer,
@@ -27,13 +29,7 @@ from index_store.keys import ShardKeys
 from tests.servers import redis_server
 
 STORED = Checkpoint(next_offset=7, cluster_id="c", topic_id="t", partitions=4, timestamp_ms=1_000)
-SAME: dict[str, Any] = {
-    "cluster_id": "c",
-    "topic_id": "t",
-    "partitions": 4,
-    "now_ms": 2_000,
-    "delete_retention_ms": 1_000,
-}
+STREAM = Stream(cluster_id="c", topic_id="t", partitions=4, first=3, end=9, delete_retention_ms=1_000)
 
 
 def test_the_pointer_says_which_generation_answers(server: Server, info: GenerationInfo) -> None:
@@ -89,7 +85,7 @@ def test_columns_are_numbers() -> None:
 
 def test_another_layout_is_refused(server: Server, info: GenerationInfo) -> None:
     """Keys of another layout version are never read or written."""
-    server.ask("SET", "{shop}:layout", 2)
+    server.ask("SET", "{shop}:layout", LAYOUT + 1)
     with pytest.raises(LayoutMismatch, match="another name"):
         IndexStore(server, "shop")
 
@@ -115,11 +111,19 @@ def test_an_absent_server_is_unavailable() -> None:
         connect("unix:///nowhere/redis.sock", writer=True)
 
 
-def test_the_same_stream_is_resumed() -> None:
-    """The same topic, recently read, and an empty store are both fine."""
-    check_stream(STORED, **SAME)
-    check_stream(None, **SAME)
-    check_stream(STORED, **{**SAME, "now_ms": 10**15, "delete_retention_ms": None})
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"first": 7},
+        {"end": 7, "delete_retention_ms": 1},  # nothing came since, and so no deletion either
+        {"delete_retention_ms": None},
+    ],
+)
+def test_the_same_stream_is_resumed(change: dict[str, Any]) -> None:
+    """A state that stands between beginning and end, and has missed no deletion, goes on; so does an empty one."""
+    check_stream(STORED, replace(STREAM, **change), now_ms=2_000)
+    check_stream(None, replace(STREAM, **change), now_ms=2_000)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +132,22 @@ def test_the_same_stream_is_resumed() -> None:
         ({"cluster_id": "x"}, "cluster"),
         ({"topic_id": "x"}, "topic id"),
         ({"partitions": 5}, "partition count"),
-        ({"now_ms": 2_001}, "delete.retention.ms"),
+        ({"end": 6}, "ends at 6"),
+        ({"first": 8}, "begins at 8"),
+        ({"delete_retention_ms": 999}, "delete.retention.ms"),
     ],
 )
 def test_another_stream_is_refused(change: dict[str, Any], named: str) -> None:
-    """Another cluster, topic or partition count, or an old state, is refused with a remedy."""
-    with pytest.raises(StreamChanged, match=f"{named}.*new generation"):
-        check_stream(STORED, **{**SAME, **change})
+    """Another cluster, topic or partition count, lost records, or an old state, is refused with a remedy."""
+    with pytest.raises(StreamChanged, match=f"{named}.*hopstream index drop"):
+        check_stream(STORED, replace(STREAM, **change), now_ms=2_000)
+
+
+def test_records_that_went_before_they_were_read_may_not_matter() -> None:
+    """Where gaps are allowed, a partition that begins behind the position is no reason to refuse; others still are."""
+    check_stream(STORED, replace(STREAM, first=8), now_ms=2_000, gaps_allowed=True)
+    with pytest.raises(StreamChanged, match="ends at 6"):
+        check_stream(STORED, replace(STREAM, end=6), now_ms=2_000, gaps_allowed=True)
 
 
 def test_a_server_that_comes_late_is_waited_for(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What a verification finds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 _EXAMPLES = 3
@@ -17,6 +17,9 @@ class Fault:
 
 Found = Iterable[tuple[str, str]]
 """(kind of fault, what it is about), one for every fault."""
+
+Tick = Callable[[int], None]
+"""Called with how much more of a step is done."""
 
 
 class Findings:

@@ -15,12 +15,14 @@ from consumers.connection import as_bytes
 from consumers.events import Record
 from consumers.item_writer import ItemHandler
 from consumers.offsets import Ticket
+from hopstream.inspection.report import Tick
 from hopstream.inspection.streams import Streams
 from index_store.inspection import Moment, ShardInspector
 from messages import Item, MalformedMessage, MessageError, decode_item, encode
 
 _TRIES = 10
 _PAUSE_S = 0.5
+_TICK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class TopicAudit:
         self._next = 0  # offset from which the topic has not been read
         self._last = -1  # offset of the last record that was there
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def faults(self, done: Tick) -> Iterator[tuple[str, str]]:
         """Read the topic to its end and compare; a writer that is a little behind is waited for."""
         stored: int | None = None
         for _ in range(_TRIES):
-            self._read_to_end()
+            self._read_to_end(done)
             found, stored = self._compared()
             if found is not None:
                 yield from found
@@ -55,15 +57,17 @@ class TopicAudit:
             time.sleep(_PAUSE_S)
         yield "topic_not_compared", f"the topic ends at {self._next}, the index stands at {stored}: let it catch up"
 
-    def _read_to_end(self) -> None:
+    def _read_to_end(self, done: Tick) -> None:
         end = self._streams.extent(self._topic, self._partition)
         start = max(self._next, end.low)
-        for message in self._streams.read(self._topic, self._partition, start, end.high):
+        for count, message in enumerate(self._streams.read(self._topic, self._partition, start, end.high), start=1):
             self._last = message.offset() or 0
             self._take(Record(
                 Ticket(self._partition, self._last, 0), 0, self._topic, as_bytes(message.key()),
                 as_bytes(message.value()), (), message.timestamp()[1],
             ))  # fmt: skip
+            if count % _TICK == 0:
+                done(_TICK)
         self._next = end.high
 
     def _take(self, record: Record) -> None:

@@ -15,7 +15,7 @@ from hopstream.errors import GenerationError
 from hopstream.generations import load_model
 from hopstream.inspection.faults import link_faults, row_faults, unlinked_rows, value_faults
 from hopstream.inspection.log_audit import LogAudit
-from hopstream.inspection.report import Findings, Report
+from hopstream.inspection.report import Findings, Report, Tick
 from hopstream.inspection.source_audit import SourceAudit, position_faults, sources_are_ahead
 from hopstream.inspection.streams import Extent, Streams, StreamsUnavailable
 from hopstream.inspection.topic_audit import TopicAudit
@@ -25,7 +25,6 @@ from index_store import Change, Checkpoint, Follower, GenerationInfo, IndexStore
 from index_store.inspection import Moment, ShardInspector
 from messages import Topics
 
-Tick = Callable[[int], None]
 Step = Callable[[str, int], AbstractContextManager[Tick]]
 """Begins a part of the work, named, of so much; what it gives is told how much more is done."""
 
@@ -89,12 +88,13 @@ class _Verification:
         )
 
     def _at(self, moment: Moment) -> Snapshot:
-        """The snapshot, brought to this moment."""
-        while self._snapshot.seq < moment.seq:
-            if not self._ahead:
-                self._ahead.extend(self._follower.poll())
-            self._snapshot.replay(self._ahead.popleft())
-        return self._snapshot
+        """The snapshot, brought to this moment; the log is asked in any case, which keeps it from being trimmed."""
+        while True:
+            self._ahead.extend(self._follower.poll())
+            while self._ahead and self._ahead[0].seq <= moment.seq:
+                self._snapshot.replay(self._ahead.popleft())
+            if self._snapshot.seq >= moment.seq:
+                return self._snapshot
 
     def _check_columns(self) -> None:
         columns = self._snapshot.columns
@@ -136,8 +136,9 @@ class _Verification:
 
     def _check_topic(self, model: Model, streams: Streams, topic: str) -> None:
         handler = ItemHandler(self._server, self._info, model, GraphParams())
-        with self._step("the items topic", 1):
-            self._faults.add(TopicAudit(handler, self._inspector, streams, topic, SHARD).faults())
+        extent = streams.extent(topic, SHARD)
+        with self._step("the items topic", extent.high - extent.low) as done:
+            self._faults.add(TopicAudit(handler, self._inspector, streams, topic, SHARD).faults(done))
 
     def _lag(self, streams: Streams, topic: str) -> int | None:
         """How many offsets the topic is ahead, None where Kafka does not say; checks that it fits at all."""

@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 
+from confluent_kafka import KafkaException
+
 from consumers.item_writer import ItemHandler
+from consumers.stream_identity import StreamLookup
 from engine.graph import GraphParams
 from engine.model import Model
 from hopstream.errors import GenerationError
@@ -17,11 +20,21 @@ from hopstream.inspection.faults import link_faults, row_faults, unlinked_rows, 
 from hopstream.inspection.log_audit import LogAudit
 from hopstream.inspection.report import Findings, Report, Tick
 from hopstream.inspection.source_audit import SourceAudit, position_faults, sources_are_ahead
-from hopstream.inspection.streams import Extent, Streams, StreamsUnavailable
+from hopstream.inspection.streams import Streams, StreamsUnavailable
 from hopstream.inspection.topic_audit import TopicAudit
-from hopstream.loading import SHARD
+from hopstream.loading import SHARD, now_ms
 from hopstream.settings import Settings
-from index_store import Change, Checkpoint, Follower, GenerationInfo, IndexStore, Server, Snapshot, connect
+from index_store import (
+    Change,
+    Follower,
+    GenerationInfo,
+    IndexStore,
+    Server,
+    Snapshot,
+    StreamChanged,
+    check_stream,
+    connect,
+)
 from index_store.inspection import Moment, ShardInspector
 from messages import Topics
 
@@ -141,23 +154,23 @@ class _Verification:
             self._faults.add(TopicAudit(handler, self._inspector, streams, topic, SHARD).faults(done))
 
     def _lag(self, streams: Streams, topic: str) -> int | None:
-        """How many offsets the topic is ahead, None where Kafka does not say; checks that it fits at all."""
+        """How many offsets the topic is ahead, None where Kafka does not say; checks that it is still the same one."""
         try:
-            extents = streams.extents(topic)
+            extent = streams.extents(topic).get(SHARD)
         except StreamsUnavailable as error:
             self._notes.append(f"no lag: {error}")
             return None
-        if SHARD not in extents:
+        if extent is None:
             self._notes.append(f"no lag: there is no topic {topic}")
             return None
-        extent, checkpoint = extents[SHARD], self._snapshot.checkpoint
+        checkpoint, kafka = self._snapshot.checkpoint, self._settings.kafka
         if checkpoint is None:
             return extent.high - extent.low
-        self._faults.add(_offset_faults(checkpoint, extent))
+        try:
+            stream = StreamLookup(kafka.bootstrap_servers, topic, kafka.options).stream(SHARD)
+            check_stream(checkpoint, stream, now_ms=now_ms())
+        except StreamChanged as error:
+            self._faults.add([("stream_changed", str(error))])
+        except KafkaException as error:
+            self._notes.append(f"whether the topic is still the same is not known: {error}")
         return extent.high - checkpoint.next_offset
-
-
-def _offset_faults(checkpoint: Checkpoint, extent: Extent) -> list[tuple[str, str]]:
-    if extent.low <= checkpoint.next_offset <= extent.high:
-        return []
-    return [("offset_outside_topic", f"{checkpoint.next_offset}, the topic goes from {extent.low} to {extent.high}")]

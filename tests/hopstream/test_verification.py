@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -265,11 +266,23 @@ def test_an_index_is_compared_with_its_topic(streamed: Stage, monkeypatch: pytes
     assert report.lag == 1
 
 
-def test_an_offset_that_the_topic_does_not_have_is_a_fault(streamed: Stage) -> None:
-    """A topic that ends before the index begins anew is another one."""
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"next_offset": 999}, "up to offset 999, the partition ends at 64"),
+        ({"cluster_id": "elsewhere"}, "from cluster 'elsewhere'"),
+        ({"topic_id": "older"}, "from topic id 'older'"),
+        ({"partitions": 99}, "from partition count 99"),
+    ],
+)
+def test_another_stream_than_the_index_was_made_from_is_a_fault(
+    streamed: Stage, changed: dict[str, Any], problem: str
+) -> None:
+    """Another cluster, topic or number of partitions, or an end before the index's position."""
     keys = streamed.info.keys(0)
     stored = Checkpoint.unpack(streamed.server.ask("HGET", keys.state, "checkpoint"))
     assert stored is not None
-    beyond = Checkpoint(999, stored.cluster_id, stored.topic_id, stored.partitions, stored.timestamp_ms).pack()
-    streamed.server.ask("HSET", keys.state, "checkpoint", beyond)
-    assert "offset_outside_topic" in kinds(check(streamed))
+    streamed.server.ask("HSET", keys.state, "checkpoint", replace(stored, **changed).pack())
+    found = {fault.kind: fault.examples for fault in check(streamed).faults}
+    assert found.keys() == {"stream_changed", "log_replay_differs", "sources_elsewhere"}
+    assert problem in found["stream_changed"][0]

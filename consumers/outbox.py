@@ -11,7 +11,7 @@ from consumers.engine_thread import Reply
 from consumers.events import Record
 from consumers.graveyard import bury
 from consumers.offsets import Ticket
-from messages import Recommendations, Topics
+from messages import Recommendations, Status, Topics
 from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
 
 _log = structlog.get_logger(__name__)
@@ -73,19 +73,27 @@ class Outbox:
             except Empty:
                 return
             self.in_flight -= 1
-            if delivery.error is None:
-                if answer is not None:
-                    self.answered += 1
-                    _measure(record, answer)
-                self._done(record.ticket)
-            elif answer is None:
-                raise delivery.error
-            else:
+            if delivery.error is not None:
+                if answer is None:
+                    raise delivery.error
                 self._unanswerable(record, delivery.error)
+            elif answer is None:
+                self._done(record.ticket)
+            else:
+                self._answered(record, answer)
 
     def close(self) -> None:
         """End the connection; what is still on its way is dropped, and its requests stay open."""
         self._writer.close()
+
+    def _answered(self, record: Record, answer: Recommendations) -> None:
+        """Count an answer; a malformed request is a dead letter as well, now that whoever asked knows."""
+        self.answered += 1
+        _measure(record, answer)
+        if answer.status is Status.MALFORMED:
+            self.bury(record, answer.reason or "malformed")
+        else:
+            self._done(record.ticket)
 
     def _unanswerable(self, record: Record, error: ProducerError) -> None:
         """Bury a request whose answer Kafka refuses; raise when it would refuse any other as well."""

@@ -9,7 +9,7 @@ import structlog
 from consumers import metrics
 from consumers.engine_thread import Reply
 from consumers.events import Record
-from consumers.graveyard import bury
+from consumers.graveyard import Letter, send
 from consumers.offsets import Ticket
 from messages import Recommendations, Status, Topics
 from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
@@ -35,7 +35,7 @@ class Outbox:
     def __init__(self, writer: Writer, topics: Topics, done: Callable[[Ticket], None]) -> None:
         self._writer, self._done = writer, done
         self._publisher = ResponsePublisher(writer, topics)
-        self._reports: SimpleQueue[tuple[Record, Recommendations | None, Delivery]] = SimpleQueue()
+        self._reports: SimpleQueue[tuple[Record, Recommendations | Letter, Delivery]] = SimpleQueue()
         self.in_flight = 0
         self.answered = 0
 
@@ -58,8 +58,7 @@ class Outbox:
 
     def bury(self, record: Record, reason: str) -> None:
         """Send a dead letter. Raises `ProducerError`."""
-        bury(self._writer, record, reason, self._report(record, None))
-        self.in_flight += 1
+        self._send(Letter(record, reason))
 
     def settle(self) -> None:
         """Take in the delivery reports that have come.
@@ -69,18 +68,19 @@ class Outbox:
         self._writer.poll(0)
         while True:
             try:
-                record, answer, delivery = self._reports.get_nowait()
+                record, sent, delivery = self._reports.get_nowait()
             except Empty:
                 return
             self.in_flight -= 1
-            if delivery.error is not None:
-                if answer is None:
-                    raise delivery.error
-                self._unanswerable(record, delivery.error)
-            elif answer is None:
-                self._done(record.ticket)
+            if isinstance(sent, Letter):
+                if delivery.error is None:
+                    self._done(record.ticket)
+                else:
+                    self._send(sent.instead(delivery.error))
+            elif delivery.error is None:
+                self._answered(record, sent)
             else:
-                self._answered(record, answer)
+                self._unanswerable(record, delivery.error)
 
     def close(self) -> None:
         """End the connection; what is still on its way is dropped, and its requests stay open."""
@@ -101,8 +101,11 @@ class Outbox:
             raise error
         self.bury(record, f"no answer possible: {error}")
 
-    def _report(self, record: Record, answer: Recommendations | None) -> OnDelivered:
-        """What to do with a delivery report; without an answer it is that of a dead letter."""
+    def _send(self, letter: Letter) -> None:
+        send(self._writer, letter, lambda sent: self._reports.put((letter.record, *sent)))
+        self.in_flight += 1
+
+    def _report(self, record: Record, answer: Recommendations) -> OnDelivered:
         return lambda delivery: self._reports.put((record, answer, delivery))
 
 

@@ -36,6 +36,11 @@ class DeliveryFailed(ProducerError):
         self.topic = topic
         self.reason = reason
 
+    @property
+    def too_large(self) -> bool:
+        """Whether a smaller record would have been written."""
+        return self.reason.startswith("MSG_SIZE_TOO_LARGE")
+
     def __str__(self) -> str:
         return f"{self.topic}: not written: {self.reason}"
 

@@ -24,7 +24,7 @@ from index_store import (
     connect,
 )
 from messages import Behavior, Item, encode, parse_dead_letter
-from producers import Writer
+from producers import ProducerError, Writer
 from tests.brokers import mock_kafka, reader
 from tests.consumers.stage import (
     PLAIN,
@@ -80,13 +80,28 @@ def test_a_thousand_bad_records_do_not_take_minutes(stage: Stage) -> None:
     stage.letters(stage.topics.items, 1000)
 
 
-def test_a_dead_letter_that_kafka_does_not_take_is_an_error(kafka: str) -> None:
+def huge(stage: Stage, key: bytes) -> Record:
+    """A record larger than Kafka takes letters."""
+    value, headers = b"\xc1" * 3_000_000, [("from", b"here" * 1000)]
+    return Record(Ticket(0, 7, 1), 1, stage.topics.items, key, value, headers, 0)
+
+
+@pytest.mark.parametrize(("key", "kept"), [(b"k", b"k"), (b"k" * 3_000_000, None)])
+def test_of_what_is_too_large_a_letter_without_the_content_remains(stage: Stage, key: bytes, kept: bytes) -> None:
+    """The letter says where the record is, what is wrong with it and how large it was, and the worker goes on."""
+    with Writer(stage.kafka, PLAIN) as writer:
+        bury_all(writer, [(huge(stage, key), "nonsense")])
+    (letter,) = stage.letters(stage.topics.items, 1)
+    found = parse_dead_letter(letter.headers())
+    assert (letter.key(), letter.value(), found.offset) == (kept, None, 7)
+    assert found.reason == f"{3_000_000 + len(key)} bytes left out, too many for a letter: nonsense"
+
+
+def test_a_dead_letter_that_kafka_does_not_take_is_an_error(stage: Stage) -> None:
     """Whoever buries hears of it, so that the offset does not count."""
-    record = Record(Ticket(0, 7, 1), 1, "t.items", b"k", b"\xc1" * 3_000_000, (), 0)
-    writer = Writer(kafka, PLAIN)
-    with pytest.raises(Exception, match="MSG_SIZE_TOO_LARGE"):
-        bury_all(writer, [(record, "too long")])
-    writer.close()
+    record, impatient = replace(huge(stage, b"k"), value=b"\xc1"), {**PLAIN, "message.timeout.ms": 100}
+    with Writer("localhost:1", impatient) as writer, pytest.raises(ProducerError, match="_MSG_TIMED_OUT"):
+        bury_all(writer, [(record, "nonsense")])
 
 
 def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> None:

@@ -74,7 +74,7 @@ def started(docker: None) -> Iterator[Deployment]:
         pytest.skip("docker compose is not installed")
     deployment = Deployment(f"hopstream-test-{uuid.uuid4().hex[:8]}", *free_ports(2))
     try:
-        deployment.compose("up", "--wait", "--build")
+        deployment.compose("up", "--wait")
         yield deployment
     finally:
         deployment.compose("down", "--volumes", "--timeout", "5")

@@ -10,8 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumers.errors import IntakeFailed
-from consumers.stream_identity import has_controller
-from producers import describe_error
+from producers import describe_error, has_controller
 
 _log = structlog.get_logger(__name__)
 

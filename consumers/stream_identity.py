@@ -7,12 +7,12 @@ import structlog
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
-    ClusterMetadata,
     ConfigResource,
     OffsetSpec,
 )
 
 from index_store import Stream
+from producers import has_controller
 
 _log = structlog.get_logger(__name__)
 
@@ -20,11 +20,6 @@ _TIMEOUT_S = 5.0
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 _NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
-
-
-def has_controller(cluster: ClusterMetadata) -> bool:
-    """Whether this cluster answers administrative requests; the embedded one names a controller that is not there."""
-    return cluster.controller_id in cluster.brokers
 
 
 class StreamLookup:

@@ -1,5 +1,6 @@
 """The one seam to the server: commands in, answers or this room's errors out."""
 
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha1
@@ -161,6 +162,8 @@ def _translate(error: redis.RedisError) -> StoreError:
         return AccessDenied(
             f"the store's ACL forbids what hopstream needs ({error}): allow it to the user of redis.url"
         )
+    if isinstance(error.__context__, ssl.SSLError):
+        return StoreUnavailable(f"no trusted connection to the store ({error}): see ssl_ca_certs and host in redis.url")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
         return StoreUnavailable(f"the store does not answer ({error}): is the server up, and is it the primary?")
     if isinstance(error, redis.OutOfMemoryError):

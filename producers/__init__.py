@@ -20,7 +20,7 @@ from producers.errors import (
 from producers.loader import LoadReport, load
 from producers.records import BehaviorProducer, ItemProducer
 from producers.requests import RequestProducer, ResponsePublisher
-from producers.topic_admin import Deviation, TopicAdmin, TopicState
+from producers.topic_admin import Deviation, TopicAdmin, TopicState, has_controller
 from producers.writer import Delivery, OnDelivered, Writer
 
 __all__ = [
@@ -47,5 +47,6 @@ __all__ = [
     "Undelivered",
     "Writer",
     "describe_error",
+    "has_controller",
     "load",
 ]

@@ -112,6 +112,8 @@ class _Course:
         """Let a moment pass; raises `LoadStalled` when too many have passed in vain."""
         self._writer.poll(_TICK_S)
         self.update()
+        if self._writer.refusal:
+            raise LoadStalled(f"Kafka refuses the load: {self._writer.refusal}")
         if time.monotonic() - self._asked >= _TICK_S:
             self._ask()
         if time.monotonic() - self._moved > self._stall_s:

@@ -24,6 +24,11 @@ _PAUSE_S = 0.1
 _REQUEST_S = 15.0
 
 
+def has_controller(cluster: ClusterMetadata) -> bool:
+    """Whether this cluster answers administrative requests; the embedded one names a controller that is not there."""
+    return cluster.controller_id in cluster.brokers
+
+
 @dataclass(frozen=True, slots=True)
 class Deviation:
     """A topic that is not as its policy says; `vital` where messages are lost, refused or misread by that."""
@@ -94,7 +99,7 @@ class TopicAdmin:
         credentials; `TopicNotMade` for what Kafka does not let us make.
         """
         found = self._look()
-        if found.controller_id not in found.brokers:
+        if not has_controller(found):
             return tuple(self._name(policy) for policy in policies)
         missing = [policy for policy in policies if policy.topic not in found.topics]
         made = self._make(missing, replication_factor)
@@ -113,7 +118,7 @@ class TopicAdmin:
         Raises as `create` does; on a broker without a controller nothing can be deleted, nor has to be.
         """
         found = self._look()
-        if found.controller_id < 0:
+        if not has_controller(found):
             return ()
         names = [name for name in found.topics if topics.owns(name)]
         for name, outcome in self._client.delete_topics(names, request_timeout=_REQUEST_S).items() if names else ():

@@ -9,7 +9,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from messages import Headers
-from producers.complaints import describe_error
+from producers.complaints import Complaints, describe_error
 from producers.errors import DeliveryFailed, ProducerError, QueueFull, Undelivered
 
 _DEFAULTS: Mapping[str, object] = {
@@ -55,11 +55,22 @@ class Writer:
         self, bootstrap_servers: str, options: Mapping[str, object] | None = None, *, patience_s: float = 5.0
     ) -> None:
         """Connect; `options` are librdkafka's, `patience_s` is how long `write` waits for room in the queue."""
-        settings: dict[str, Any] = {**_DEFAULTS, **(options or {}), "bootstrap.servers": bootstrap_servers}
+        self._complaints = Complaints()
+        settings: dict[str, Any] = {
+            **_DEFAULTS,
+            **(options or {}),
+            "bootstrap.servers": bootstrap_servers,
+            "error_cb": self._complaints,
+        }
         self._producer = Producer(settings)
         self._flush_s = int(settings["message.timeout.ms"]) / 1000 + _EXPIRY_S
         self._patience_s = patience_s
         self._failure: ProducerError | None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why Kafka does not let this writer in, empty where it does or has not said yet."""
+        return str(self._complaints) if self._complaints.hopeless else ""
 
     def write(
         self,

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,16 @@ def broker_settings(listen: str, controller: str, advertised: str) -> dict[str, 
 
 
 @contextmanager
-def local_kafka(home: Path) -> Iterator[str]:
-    """Run a node of the Apache Kafka unpacked in `home`, by its own scripts; yields its address."""
+def local_kafka(
+    home: Path, change: Callable[[dict[str, str]], dict[str, str]] = lambda settings: settings
+) -> Iterator[str]:
+    """Run a node of the Apache Kafka unpacked in `home`, by its own scripts; yields its address.
+
+    `change` gets the broker's settings and returns those to run it with.
+    """
     address, controller = (f"127.0.0.1:{port}" for port in free_ports(2))
     with tempfile.TemporaryDirectory(prefix="hopstream-kafka-") as folder:
-        settings = {**broker_settings(address, controller, address), "log.dirs": f"{folder}/data"}
+        settings = change({**broker_settings(address, controller, address), "log.dirs": f"{folder}/data"})
         properties, log = Path(folder, "server.properties"), Path(folder, "server.log")
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         # The quick compiler alone: no test runs long enough for the other one to pay.

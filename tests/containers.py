@@ -38,7 +38,7 @@ def kafka_container() -> Iterator[str]:
     settings = broker_settings("0.0.0.0:9092", "localhost:9093", address)
     variables = {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in settings.items()}
     # As root, because the image writes its configuration when it starts, and may have been made from read-only files.
-    with _container(KAFKA_IMAGE, 9092, port, env=variables, user="root") as container:
+    with run_container(KAFKA_IMAGE, 9092, port, env=variables, user="root") as container:
         wrapped = container.get_wrapped_container()
 
         def ended() -> str | None:
@@ -57,12 +57,12 @@ def redis_container() -> Iterator[str]:
     (port,) = free_ports(1)
     command = ["redis-server", "--save", "", "--appendonly", "no"]
     ready = LogMessageWaitStrategy("eady to accept connections").with_startup_timeout(30)
-    with _container(REDIS_IMAGE, 6379, port, command=command, _wait_strategy=ready):
+    with run_container(REDIS_IMAGE, 6379, port, command=command, _wait_strategy=ready):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
-def _container(image: str, inside: int, outside: int, **settings: Any) -> Iterator[Any]:
+def run_container(image: str, inside: int, outside: int, **settings: Any) -> Iterator[Any]:
     """Run a container with one port published, on this machine only."""
     _do_without_missing_reaper()
     from testcontainers.core.container import DockerContainer

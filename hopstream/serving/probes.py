@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from hopstream.errors import SettingsError
 from hopstream.settings import KafkaSettings
 from index_store import GenerationInfo, IndexStore, Server, connect
-from producers import Complaints
+from producers import Complaints, has_controller
 
 _PATIENCE_S = 1.0  # also the longest that a wish to stop goes unheard
 
@@ -58,7 +58,7 @@ class KafkaProbe:
         for topic in self._topics:
             if topic in found.topics:
                 continue
-            if found.controller_id in found.brokers:
+            if has_controller(found):
                 yield topic
             else:
                 # The embedded broker makes topics when they are named; another one must not, with policies of its own.

@@ -60,7 +60,7 @@ class PlainWriter:
     """A writer that writes a record to partition 0 or 1, by turns, when it is polled."""
 
     def __init__(self, error: ProducerError | None = None) -> None:
-        self.error = error
+        self.error, self.refusal = error, ""
         self.queued: list[tuple[int, OnDelivered]] = []
         self.ends = [0, 0]
         self.bytes = [0, 0]
@@ -114,6 +114,14 @@ def test_a_load_that_stands_still_says_what_it_waits_for() -> None:
         "nothing moved for 0.1 s: partition 0 has 1 records to apply, from offset 1 on; "
         "partition 1 has 1 records to apply, from offset 0 on"
     )
+
+
+def test_a_load_that_kafka_refuses_ends_at_once() -> None:
+    """Where credentials are refused nothing is waited for, and the reason is told."""
+    producer = PlainProducer(PlainWriter())
+    producer.writer.refusal = "wrong password"
+    with pytest.raises(LoadStalled, match="Kafka refuses the load: wrong password"):
+        load([5], producer, dict, stall_s=3600)  # type: ignore[arg-type]
 
 
 def test_a_record_that_is_not_written_ends_the_load() -> None:

@@ -78,7 +78,8 @@ def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> Grap
     """Take items out of the graph so that nothing links to them.
 
     Every row that linked to a deleted one may link to that one's neighbours instead (FreshDiskANN, arXiv 2105.09613,
-    algorithm 4), so that no hole is left to walk around. The deleted rows come back without links.
+    algorithm 4), so that no hole is left to walk around; one that is left with none is linked like a new one. The
+    deleted rows come back without links.
     """
     gone = nearest.as_rows(rows, index.device)
     losing = torch.nonzero(torch.isin(index.neighbors[: index.rows].long(), gone).any(dim=1))[:, 0]
@@ -88,7 +89,10 @@ def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> Grap
         chunk = losing[start : start + _CHUNK]
         place = len(gone) + start
         links[place : place + len(chunk)] = _relinked(index, chunk, gone, params)
-    return _change(torch.cat([gone, losing]), links)
+    bare = losing[(links[len(gone) :] == NO_NEIGHBOR).all(dim=1)]
+    if len(bare) == 0:
+        return _change(torch.cat([gone, losing]), links)
+    return _change(*_reconnected(index, torch.cat([gone, losing]), links, bare, gone, params))
 
 
 def _change(rows: torch.Tensor, links: torch.Tensor) -> GraphChange:
@@ -106,6 +110,26 @@ def _relinked(index: ItemIndex, rows: torch.Tensor, gone: torch.Tensor, params: 
     distances.masked_fill_(pool == NO_NEIGHBOR, torch.inf)
     closest = distances.topk(min(params.candidates, pool.shape[1]), dim=1, largest=False).indices
     return _pruned(index.points, rows, pool.gather(1, closest), index.degree, params.alpha)[0]
+
+
+def _reconnected(
+    index: ItemIndex,
+    rows: torch.Tensor,
+    links: torch.Tensor,
+    bare: torch.Tensor,
+    gone: torch.Tensor,
+    params: GraphParams,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows int64[t] and their links int64[t, R], with those that lost all they knew linked to the nearest that stay."""
+    staying = torch.nonzero(index.versions[: index.rows] > 0)[:, 0]
+    staying = staying[~torch.isin(staying, gone)]
+    nearby = nearest.exact(index.points, bare, staying, params.candidates)
+    chosen, distances = _pruned(index.points, bare, nearby.rows, index.degree, params.alpha)
+    changed = torch.unique(torch.cat([rows, chosen[chosen != NO_NEIGHBOR]]))
+    adjacency = index.neighbors[changed].long()
+    adjacency[torch.searchsorted(changed, rows)] = links
+    adjacency[torch.searchsorted(changed, bare)] = chosen
+    return changed, _linked_back(adjacency, changed, index.points, bare, chosen, distances, params)
 
 
 def _linked_back(

@@ -43,6 +43,26 @@ def create(
     typer.echo(f"generation {info.name} of index {info.index} ({source}) is active from now on")
 
 
+@app.command("drop")
+def drop(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete everything that Redis holds of an index: generations, metrics, histories. Its topics stay.
+
+    End its workers first. A new generation is then built from the beginning of the topics.
+    """
+    from index_store import IndexStore, connect
+
+    settings: Settings = context.obj()
+    index = settings.index.name
+    if not yes:
+        typer.confirm(f"Delete index {index} from {settings.shown()['redis']['url']}?", abort=True, err=True)
+    with connect(settings.redis.url) as server:
+        keys = IndexStore(server, index).drop()
+    typer.echo(f"{keys:,} keys of index {index} deleted")
+
+
 @app.command("info")
 def info(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what an index holds, and how far behind its topics it is."""

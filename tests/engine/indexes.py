@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.graph import GraphParams, plan_insert
+from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.index import ItemIndex
 from engine.metric import InnerProduct, Metric
 from engine.mlp_metric import MlpMetric
@@ -35,6 +35,14 @@ def insert(
             "neighbors": [(change.rows, change.neighbors)],
         },
         max(index.rows, int(rows.max()) + 1),
+    )
+
+
+def delete(index: ItemIndex, rows: np.ndarray) -> None:
+    """Plan and apply the deletion of rows, int64[n]."""
+    change = plan_delete(index, rows, GraphParams(candidates=24))
+    index.apply(
+        {"neighbors": [(change.rows, change.neighbors)], "versions": [(rows, np.full((len(rows), 1), -5))]}, index.rows
     )
 
 

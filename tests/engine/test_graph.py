@@ -10,7 +10,7 @@ from engine.errors import InvalidColumns
 from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.metric import InnerProduct
-from tests.engine.indexes import DIMENSIONS, METRICS, insert, mlp_metric, random_index
+from tests.engine.indexes import DIMENSIONS, METRICS, delete, insert, mlp_metric, random_index
 
 
 def check_adjacency(index: ItemIndex) -> None:
@@ -77,12 +77,21 @@ def test_nothing_links_to_a_deleted_row(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     index = random_index(mlp_metric(), rows=150)
     gone = rng.choice(150, count, replace=False)
-    change = plan_delete(index, gone, GraphParams(candidates=24))
-    index.apply(
-        {"neighbors": [(change.rows, change.neighbors)], "versions": [(gone, np.full((count, 1), -5))]}, index.rows
-    )
+    delete(index, gone)
     check_adjacency(index)
     assert (index.neighbors[torch.from_numpy(gone)] == NO_NEIGHBOR).all()
+
+
+@pytest.mark.parametrize("left", [1, 2, 20])
+def test_whoever_survives_a_mass_deletion_is_linked(left: int) -> None:
+    """Rows that lost all their neighbours, and those neighbours' neighbours, are linked to others that stay."""
+    index = random_index(mlp_metric(), rows=1000)
+    staying = np.random.default_rng(3).choice(1000, left, replace=False)
+    delete(index, np.setdiff1d(np.arange(1000), staying))
+    check_adjacency(index)
+    links = index.neighbors[torch.from_numpy(staying)]
+    assert (links != NO_NEIGHBOR).any(dim=1).all() == (left > 1)
+    assert reachable(index) == left
 
 
 def test_a_plan_touches_nothing() -> None:

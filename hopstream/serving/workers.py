@@ -20,10 +20,9 @@ from messages import Topics
 
 @dataclass(frozen=True, slots=True)
 class _Duty:
-    """One kind of worker: the topic that it reads, whether it writes to the store, and how it is made."""
+    """One kind of worker: the topic that it reads, and how it is made."""
 
     topic: Callable[[Topics], str]
-    writes: bool
     make: Callable[[Settings, Server, GenerationInfo], Worker]
 
 
@@ -52,9 +51,9 @@ def _behaviors(settings: Settings, server: Server, info: GenerationInfo) -> Work
     return behavior_updater(kafka.bootstrap_servers, server, info.index, kafka.options)
 
 
-_REQUESTS = _Duty(lambda topics: topics.requests, writes=False, make=_requests)
-_ITEMS = _Duty(lambda topics: topics.items, writes=True, make=_items)
-_BEHAVIORS = _Duty(lambda topics: topics.behaviors, writes=True, make=_behaviors)
+_REQUESTS = _Duty(lambda topics: topics.requests, _requests)
+_ITEMS = _Duty(lambda topics: topics.items, _items)
+_BEHAVIORS = _Duty(lambda topics: topics.behaviors, _behaviors)
 _ROLES: Mapping[str, Sequence[_Duty]] = {
     "requests": (_REQUESTS,),
     "updates": (_ITEMS, _BEHAVIORS),
@@ -73,7 +72,9 @@ def make_crew(settings: Settings, role: str, info: GenerationInfo) -> Crew:
     with ExitStack() as connections:
         workers = []
         for duty in _ROLES[role]:
-            server = connections.enter_context(connect(settings.redis.url, writer=duty.writes))
+            # As writers, those that only read as well: a worker has to know soon that the store is away, and every one
+            # tries again by itself.
+            server = connections.enter_context(connect(settings.redis.url, writer=True))
             workers.append(duty.make(settings, server, info))
         for worker in workers:
             worker.prepare()

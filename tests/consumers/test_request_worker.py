@@ -214,15 +214,15 @@ def test_a_fault_of_the_engine_ends_the_worker(new_stage: Callable[..., Stage]) 
     fill(stage, ITEMS[:20])
     mailbox = Mailbox(stage)
     worker = stage.request_worker()
-    run = Run(worker)
+    worker.prepare()
 
     def broken(*_: object) -> None:
         raise RuntimeError("CUDA error")
 
     worker._engine._scheduler.step = broken  # type: ignore[method-assign, assignment]
-    worker._engine._fresh_scheduler = lambda: worker._engine._scheduler  # type: ignore[method-assign]
-    name = mailbox.send(RecommendRequest(item="i0"))
-    run.thread.join(20)
+    run = Run(worker)
+    name = mailbox.send(RecommendRequest(item="i0"), timeout_ms=120_000)
+    run.thread.join(60)
     assert isinstance(run.failure, RuntimeError)
     with running(stage.request_worker()):
         assert mailbox.wait(name)[0].status is Status.OK

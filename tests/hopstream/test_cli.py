@@ -136,7 +136,7 @@ def test_a_worker_that_waits_for_its_generation_ends_when_told(end: str) -> None
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
             assert worker.stderr is not None
             assert worker.stdin is not None
-            assert "waiting for a generation" in worker.stderr.readline()
+            assert any("waiting for a generation" in line for line in worker.stderr)
             if end.startswith("SIG"):
                 worker.send_signal(signal.Signals[end])
             else:

@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from consumers.worker import STUCK_S, Heartbeat
 from hopstream.errors import SettingsError
 from hopstream.serving import health as module
 from hopstream.serving.health import Health, HealthEndpoint
@@ -116,20 +115,3 @@ def test_who_only_holds_connections_is_cut_off(url: str, monkeypatch: pytest.Mon
         assert connection.recv(1) == b""
         connection.close()
     assert ask(url, "/livez")[0].status == 200
-
-
-def test_a_heart_that_rests_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a loop that was turning and stopped to counts as stuck."""
-    now = 1000.0
-    monkeypatch.setattr("consumers.worker.time.monotonic", lambda: now)
-    heart = Heartbeat("engine")
-    now += 2 * STUCK_S
-    assert not heart.stuck
-    heart.beat()
-    now += STUCK_S - 1
-    assert not heart.stuck
-    now += 2
-    assert heart.stuck
-    heart.rest()
-    now += 2 * STUCK_S
-    assert not heart.stuck

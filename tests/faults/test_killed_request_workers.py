@@ -10,7 +10,7 @@ import numpy as np
 from messages import RecommendRequest, Status
 from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, fill, make_items, wait_until
 from tests.faults.conftest import Figure
-from tests.integration.processes import worker_process
+from tests.integration.processes import worker_process, worker_processes
 
 REQUESTS_PER_SECOND = 200
 
@@ -55,8 +55,7 @@ def test_workers_killed_joining_and_leaving_answer_every_request(stage: Stage, r
     fill(stage, make_items(2000))
     load = Load(stage)
     with (
-        worker_process("requests", stage) as killed,
-        worker_process("requests", stage) as leaving,
+        worker_processes("requests", "requests", stage=stage) as (killed, leaving),
         load.running(),
     ):
         load.go_on(500)

@@ -36,6 +36,11 @@ class Process(subprocess.Popen[bytes]):
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
+    def has_begun(self) -> bool:
+        """Whether it has said `ready`; fails if it ended instead."""
+        assert self.poll() is None, self.output
+        return "ready\n" in self.output
+
     def __enter__(self) -> "Process":
         return self
 
@@ -51,10 +56,7 @@ def worker_process(
     role: str, stage: Stage, options: Mapping[str, object] = SOON_MISSED, **config: Any
 ) -> Iterator[Process]:
     """Run one worker, `requests`, `items` or `behaviors`; it has begun when this yields, and is killed at the end."""
-    arguments = [role, stage.kafka, stage.redis, stage.index, json.dumps(dict(options)), json.dumps(config)]
-    with Process(["-m", "tests.integration.worker_process", *arguments]) as process:
-        wait_until(lambda: "ready\n" in process.output or process.poll() is not None, "the worker to begin")
-        assert process.poll() is None
+    with worker_processes(role, stage=stage, options=options, **config) as (process,):
         yield process
 
 
@@ -62,9 +64,14 @@ def worker_process(
 def worker_processes(
     *roles: str, stage: Stage, options: Mapping[str, object] = SOON_MISSED, **config: Any
 ) -> Iterator[list[Process]]:
-    """Run several, one after the other."""
+    """Run several, which begin together."""
+    arguments = [stage.kafka, stage.redis, stage.index, json.dumps(dict(options)), json.dumps(config)]
     with ExitStack() as stack:
-        yield [stack.enter_context(worker_process(role, stage, options, **config)) for role in roles]
+        module = "tests.integration.worker_process"
+        processes = [stack.enter_context(Process(["-m", module, role, *arguments])) for role in roles]
+        for process in processes:
+            wait_until(process.has_begun, "the worker to begin")
+        yield processes
 
 
 def hopstream(stage: Stage, *arguments: str, options: Mapping[str, object] | None = None) -> Process:

@@ -17,12 +17,13 @@ _TWO_HEARTBEATS_MS = 10_000
 
 
 class Membership:
-    """Of one consumer; `hear` is its `stats_cb`."""
+    """Of one consumer, whose `stats_cb` is `hear`. partitions: how many it has been assigned."""
 
     def __init__(self, topic: str, group: str) -> None:
         self._topic, self._group = topic, group
         self._subscribed = False
         self._joined = False
+        self.partitions = 0
 
     def subscribed(self) -> None:
         """The topic is there, and the consumer has asked to join."""
@@ -34,12 +35,12 @@ class Membership:
         joining, connected_ms = group.get("join_state"), group.get("stateage", 0)
         steady = joining == "steady" or (joining == "init" and connected_ms > _TWO_HEARTBEATS_MS)
         self._joined = steady and group.get("state") == "up"
-        PARTITIONS_HELD.labels(self._topic).set(group.get("assignment_size", 0) if self._joined else 0)
+        self._note(group.get("assignment_size", 0) if self._joined else 0)
 
     def left(self) -> None:
         """The consumer has left the group, or never was in it."""
         self._subscribed = self._joined = False
-        PARTITIONS_HELD.labels(self._topic).set(0)
+        self._note(0)
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -47,3 +48,7 @@ class Membership:
         if not self._subscribed:
             return (f"the topic {self._topic}",)
         return () if self._joined else (f"Kafka to take this worker into the group {self._group}",)
+
+    def _note(self, partitions: int) -> None:
+        self.partitions = partitions
+        PARTITIONS_HELD.labels(self._topic).set(partitions)

@@ -137,9 +137,13 @@ class StateConsumer(Generic[Decoded]):
 
     def status(self) -> WorkerStatus:
         """How it is now: it does its work when every partition that it was given is held."""
-        untaken = tuple(f"the store to take partition {number} of {self._topic}" for number in tuple(self._wanted))
+        group = self._intake.membership
+        waiting = group.waiting_for
+        if not waiting and len(self._held) < group.partitions:
+            problems = {problem for partition in tuple(self._wanted) if (problem := self._problems.get(partition))}
+            waiting = (": ".join((f"every partition of {self._topic} to be taken", *sorted(problems))),)
         return WorkerStatus(
-            waiting_for=self._intake.membership.waiting_for + untaken,
+            waiting_for=waiting,
             stuck=tuple(heart.name for heart in (self._heart, self._intake.heart) if heart.stuck),
         )
 
@@ -207,12 +211,14 @@ class StateConsumer(Generic[Decoded]):
 
         What has no place in the state has no position there: its dead letters are done when the group has them.
         """
-        if not self._handler.keeps(partition):
-            stream = self._lookup.stream(partition)
+        keeps = self._handler.keeps(partition)
+        stored = self._handler.take(partition) if keeps else None
+        stream, now_ms = self._lookup.stream(partition), _now_ms()  # after the state, which another may just have moved
+        for held in self._held.values():
+            check_stream(held.at(stream.end), stream, now_ms=now_ms)  # one topic cannot have had two identities
+        if not keeps:
             start = self._lookup.committed(self._group, partition)
             return _Held(stream, kept=False, complete_ms=0), max(start, stream.first)
-        stored = self._handler.take(partition)
-        stream, now_ms = self._lookup.stream(partition), _now_ms()  # after the state, which another may just have moved
         check_stream(stored, stream, now_ms=now_ms, gaps_allowed=self._handler.gaps_allowed)
         if stored is None:
             return _Held(stream, kept=True, complete_ms=now_ms), stream.first
@@ -306,6 +312,8 @@ class StateConsumer(Generic[Decoded]):
                 break
             except MalformedMessage as error:
                 unreadable.append((record, str(error)))
+        if unreadable:
+            self._heart.rest()  # Kafka may take its time to acknowledge the letters
         bury_all(self._writer, unreadable)
         return entries, read, blocked
 

@@ -112,6 +112,8 @@ def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> N
     writer = stage.item_writer()
     with running(writer):
         wait_until(lambda: stage.count() == 10 and not writer._held.get(0), "the items before the newer one")
+        waiting = (f"every partition of {stage.topics.items} to be taken",)
+        wait_until(lambda: writer.status().waiting_for == waiting, "a word about it")
         # Behind it comes a partition that goes on: once that is applied, the paused one has had its chance.
         stage.produce(stage.topics.items, "misled", encode(ITEMS[0]), partition=1)
         stage.letters(stage.topics.items, 1)

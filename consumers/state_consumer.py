@@ -6,8 +6,8 @@ so the group's commits are for lag displays only; after any unknown outcome it i
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Generic
 
@@ -17,18 +17,17 @@ from confluent_kafka import KafkaException
 from consumers import metrics
 from consumers.events import Assigned, AtEnd, Event, Record, Revoked
 from consumers.graveyard import bury_all
+from consumers.holding import Holding, now_ms
 from consumers.intake import Intake
 from consumers.state_handler import Decoded, Entry, StateHandler
 from consumers.stream_identity import StreamLookup
 from consumers.worker import Heartbeat, WorkerStatus
 from index_store import (
-    Checkpoint,
     GenerationMismatch,
     InvalidBatch,
     LayoutMismatch,
     StaleEpoch,
     StoreError,
-    Stream,
     StreamChanged,
     UnknownGeneration,
     UnsuitableServer,
@@ -45,39 +44,10 @@ _RETRY_S = 0.5
 _FENCED_S = 10.0  # whoever took the shard has the partition, most likely, and this consumer is about to hear of it
 _CLOSE_S = 10.0
 _CHECK_S = 1.0  # how often a state is looked at that nothing comes for
-_RENEWALS = 10  # checkpoints of a quiet partition in the time that deletions are kept
-_RENEW_AT_MOST_S = 3600.0
+_LOOK_S = 10.0  # how often the topic is looked at
 _BATCH_BYTES = 16 << 20  # of values; what is made of them has to fit into one write of the store
 
 _PERMANENT = (StreamChanged, UnknownGeneration, GenerationMismatch, LayoutMismatch, UnsuitableServer, InvalidBatch)
-
-
-@dataclass(slots=True)
-class _Held:
-    """A partition whose records are applied.
-
-    kept: the state has a place for it. complete_ms: what the next checkpoint says of its time, epoch ms. end: the
-    offset it has been read to where that was its end, None while records come. check_at, renew_at: when the state is
-    looked at, and its checkpoint renewed, though nothing comes, monotonic.
-    """
-
-    stream: Stream
-    kept: bool
-    complete_ms: int
-    reading: int = 0
-    end: int | None = None
-    check_at: float = 0.0
-    renew_at: float = 0.0
-
-    def after(self, record: Record) -> Checkpoint:
-        """The position after a record."""
-        self.complete_ms = max(self.complete_ms, min(record.timestamp_ms, _now_ms()))  # clocks may be wrong
-        return self.at(record.ticket.offset + 1)
-
-    def at(self, offset: int) -> Checkpoint:
-        """The position before an offset."""
-        stream = self.stream
-        return Checkpoint(offset, stream.cluster_id, stream.topic_id, stream.partitions, self.complete_ms)
 
 
 class StateConsumer(Generic[Decoded]):
@@ -106,7 +76,8 @@ class StateConsumer(Generic[Decoded]):
         self._writer = Writer(bootstrap_servers, kafka_options)
         self._wanted: dict[int, float] = {}  # partition → when to try to take it, monotonic
         self._problems: dict[int, str] = {}  # partition → why it is not held, as it was logged
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Holding] = {}
+        self._look_at = 0.0  # monotonic
         self._heart = Heartbeat(f"consumer of {topic}")
         self._stopping = False
 
@@ -156,6 +127,8 @@ class StateConsumer(Generic[Decoded]):
             self._take(partition)
         for partition in [partition for partition, held in self._held.items() if held.kept and held.check_at <= now]:
             self._check(partition)
+        if self._look_at <= now:
+            self._look()
 
     def _next_batches(self) -> dict[int, list[Record]]:
         batches: dict[int, list[Record]] = defaultdict(list)
@@ -178,7 +151,7 @@ class StateConsumer(Generic[Decoded]):
             pass
         return batches
 
-    def _reading(self, event: Record | AtEnd) -> _Held | None:
+    def _reading(self, event: Record | AtEnd) -> Holding | None:
         """The held partition that an event is of, unless it was read under an earlier number."""
         held = self._held.get(event.ticket.partition if isinstance(event, Record) else event.partition)
         return held if held is not None and held.reading == event.reading else None
@@ -193,65 +166,61 @@ class StateConsumer(Generic[Decoded]):
     def _take(self, partition: int) -> None:
         """Become the writer of a partition and start to read where its state stands."""
         self._heart.rest()  # loading a large shard takes its time
-        try:
-            held, start = self._begin(partition)
-        except _PERMANENT:
-            raise
-        except (StoreError, KafkaException) as error:
-            self._set_back(partition, error)
-        else:
+        with self._or_anew(partition):
+            held = self._begin(partition)
             del self._wanted[partition]
             self._problems.pop(partition, None)
             # What is still queued was read under an earlier number: it comes again, or counts already.
-            held.reading = self._intake.start_at(partition, start)
+            held.reading = self._intake.start_at(partition, held.next_offset)
             self._held[partition] = held
 
-    def _begin(self, partition: int) -> tuple[_Held, int]:
-        """Take the state of a partition, see that it belongs to the stream, and say from where to read on.
+    def _begin(self, partition: int) -> Holding:
+        """Take the state of a partition, see that it belongs to the stream, and find from where to read on.
 
         What has no place in the state has no position there: its dead letters are done when the group has them.
         """
         keeps = self._handler.keeps(partition)
         stored = self._handler.take(partition) if keeps else None
-        stream, now_ms = self._lookup.stream(partition), _now_ms()  # after the state, which another may just have moved
+        stream = self._lookup.stream(partition)  # after the state, which another writer may just have moved
         for held in self._held.values():
-            check_stream(held.at(stream.end), stream, now_ms=now_ms)  # one topic cannot have had two identities
-        if not keeps:
-            start = self._lookup.committed(self._group, partition)
-            return _Held(stream, kept=False, complete_ms=0), max(start, stream.first)
-        check_stream(stored, stream, now_ms=now_ms, gaps_allowed=self._handler.gaps_allowed)
+            held.confirm(stream)
+        check_stream(stored, stream, now_ms=now_ms(), gaps_allowed=self._handler.gaps_allowed)
         if stored is None:
-            return _Held(stream, kept=True, complete_ms=now_ms), stream.first
+            start = stream.first if keeps else max(self._lookup.committed(self._group, partition), stream.first)
+            return Holding(stream, keeps, start, complete_ms=now_ms())
         if stored.next_offset < stream.first:
             _log.warning(
                 "records were deleted before they were read",
                 topic=self._topic, partition=partition, expected=stored.next_offset, first=stream.first,
             )  # fmt: skip
-        return _Held(stream, kept=True, complete_ms=stored.timestamp_ms), max(stored.next_offset, stream.first)
+        return Holding(stream, keeps, max(stored.next_offset, stream.first), stored.timestamp_ms)
 
     def _release(self, partition: int) -> None:
         self._held.pop(partition, None)
         self._handler.release(partition)
 
-    def _set_back(self, partition: int, error: Exception) -> None:
+    @contextmanager
+    def _or_anew(self, partition: int) -> Iterator[None]:
         """Let go of a partition after an error that may pass, and take it anew after a while."""
-        if str(error) != self._problems.get(partition):
-            _log.warning("taking the partition anew", topic=self._topic, partition=partition, error=str(error))
-        self._problems[partition] = str(error)
-        self._release(partition)
-        self._wanted[partition] = time.monotonic() + (_FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S)
+        try:
+            yield
+        except _PERMANENT:
+            raise
+        except (StoreError, KafkaException) as error:
+            if str(error) != self._problems.get(partition):
+                _log.warning("taking the partition anew", topic=self._topic, partition=partition, error=str(error))
+            self._problems[partition] = str(error)
+            self._release(partition)
+            self._wanted[partition] = time.monotonic() + (_FENCED_S if isinstance(error, StaleEpoch) else _RETRY_S)
 
     def _apply(self, partition: int, records: list[Record]) -> None:
         held = self._held[partition]
         entries, read, blocked = self._decode(records)
         if read and held.kept:
-            try:
-                with metrics.APPLY_SECONDS.labels(self._topic).time():
-                    self._handler.apply(partition, entries, held.after(read[-1]))
-            except _PERMANENT:
-                raise
-            except StoreError as error:
-                self._set_back(partition, error)
+            held.passed(read[-1])
+            with self._or_anew(partition), metrics.APPLY_SECONDS.labels(self._topic).time():
+                self._handler.apply(partition, entries, held.checkpoint)
+            if partition not in self._held:
                 return
             held.check_at = time.monotonic() + _CHECK_S
             metrics.APPLIED.labels(self._topic).inc(len(entries))
@@ -265,35 +234,25 @@ class StateConsumer(Generic[Decoded]):
             )  # fmt: skip
 
     def _check(self, partition: int) -> None:
-        """Notice a state that went back while nothing comes; keep the checkpoint of a quiet partition young."""
-        held = self._held[partition]
-        held.check_at = time.monotonic() + _CHECK_S
-        try:
+        """Notice a state that went back while nothing comes."""
+        self._held[partition].check_at = time.monotonic() + _CHECK_S
+        with self._or_anew(partition):
             self._handler.check(partition)
-            self._renew(partition, held)
-        except _PERMANENT:
-            raise
-        except StoreError as error:
-            self._set_back(partition, error)
 
-    def _renew(self, partition: int, held: _Held) -> None:
-        """Note that a partition which is still read to its end has been complete up to now.
-
-        Only where deletions go by age: who comes back later must know whether one can have been missed.
-        """
-        kept_ms = held.stream.delete_retention_ms
-        if held.end is None or kept_ms is None or time.monotonic() < held.renew_at:
-            return
-        held.renew_at = time.monotonic() + min(kept_ms / 1000 / _RENEWALS, _RENEW_AT_MOST_S)
-        now_ms = _now_ms()
-        try:
-            end = self._lookup.end(partition)  # a broker that is away reports no records either
-        except KafkaException as error:
-            _log.info("checkpoint not renewed", topic=self._topic, partition=partition, error=str(error))
-            return
-        if end == held.end:
-            held.complete_ms = now_ms
-            self._handler.apply(partition, [], held.at(end))
+    def _look(self) -> None:
+        """See that the topic is still the same one; keep the checkpoints of quiet partitions young."""
+        self._look_at = time.monotonic() + _LOOK_S
+        for partition, held in list(self._held.items()):
+            asked_ms = now_ms()
+            try:
+                stream = self._lookup.stream(partition)
+            except KafkaException as error:
+                _log.info("the topic was not looked at", topic=self._topic, error=str(error))
+                return
+            held.confirm(stream)
+            if held.kept and held.renew(stream, asked_ms):
+                with self._or_anew(partition):
+                    self._handler.apply(partition, [], held.checkpoint)
 
     def _decode(self, records: list[Record]) -> tuple[list[Entry[Decoded]], list[Record], Record | None]:
         """What can be applied, the records that are through with it, and the first one that is too new to be read.
@@ -316,10 +275,6 @@ class StateConsumer(Generic[Decoded]):
             self._heart.rest()  # Kafka may take its time to acknowledge the letters
         bury_all(self._writer, unreadable)
         return entries, read, blocked
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _key(record: Record) -> str:

@@ -7,6 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from consumers import state_consumer
 from consumers.behavior_updater import behavior_updater
 from consumers.events import Assigned, Record, Revoked
 from consumers.graveyard import bury_all
@@ -280,9 +281,10 @@ def test_records_of_an_earlier_reading_do_not_count(stage: Stage) -> None:
     assert not handler.held
 
 
-def test_a_quiet_partition_keeps_a_young_checkpoint(stage: Stage) -> None:
+def test_a_quiet_partition_keeps_a_young_checkpoint(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where deletions go by age, the checkpoint's time moves on while a partition is read to its end."""
     handler = Handler()
+    monkeypatch.setattr(state_consumer, "_LOOK_S", 0.1)
     consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK)
     look = consumer._lookup.stream
     consumer._lookup.stream = lambda partition: replace(look(partition), delete_retention_ms=60_000)
@@ -307,6 +309,20 @@ def test_a_checkpoint_is_as_old_as_its_newest_record(stage: Stage) -> None:
         wait_until(lambda: len(handler.checkpoints) == 3, "the records")
     times = [checkpoint.timestamp_ms for checkpoint in handler.checkpoints]
     assert now <= times[0] == times[1] <= times[2] <= int(time.time() * 1000)
+
+
+def test_a_topic_made_anew_under_a_worker_ends_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the group and the client do not notice, whose offsets go on in the new topic."""
+    handler = Handler()
+    monkeypatch.setattr(state_consumer, "_LOOK_S", 0.1)
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK)
+    stage.put(ITEMS[:5])
+    run = Run(consumer)
+    wait_until(lambda: len(handler.applied) == 5, "the records")
+    look = consumer._lookup.stream
+    consumer._lookup.stream = lambda partition: replace(look(partition), topic_id="another")
+    run.thread.join(20)
+    assert isinstance(run.failure, StreamChanged)
 
 
 def test_a_position_that_is_not_there_ends_the_writer(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError
 from redis.retry import Retry
 
-from index_store.errors import AccessDenied, StoreError, StoreFull, StoreUnavailable, UnsuitableServer
+from index_store.errors import AccessDenied, InvalidAddress, StoreError, StoreFull, StoreUnavailable, UnsuitableServer
 
 _SOURCE = (files("index_store") / "functions.lua").read_text(encoding="utf-8")
 #: Names the function library by its content: processes of two releases can share a server.
@@ -31,10 +31,18 @@ class Server:
         self.url, self.writer, self.timeout_s = url, writer, timeout_s
         # redis-py would send a write again whose answer was lost: a writer must learn of it instead.
         retry = Retry(NoBackoff(), 0) if writer else Retry(ExponentialBackoff(cap=0.5, base=0.02), 3)
-        self._client = redis.Redis.from_url(
-            url, protocol=2, decode_responses=False, retry=retry, socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s, socket_read_size=1 << 20,
-        )  # fmt: skip
+        ours = {"protocol": 2, "decode_responses": False, "retry": retry}
+        try:
+            # What a URL says wins over what stands here.
+            pool = redis.ConnectionPool.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, socket_read_size=1 << 20, **ours
+            )
+            if changed := [name for name, value in ours.items() if pool.connection_kwargs[name] != value]:
+                raise ValueError(f"{', '.join(changed)} cannot be chosen")
+            pool.connection_class(**pool.connection_kwargs)  # not connected: it only takes the options, or does not
+        except (TypeError, ValueError, redis.RedisError) as error:
+            raise InvalidAddress(f"redis.url: {error}: write it as rediss://USER:PASSWORD@HOST:PORT/DB") from None
+        self._client = redis.Redis.from_pool(pool)
 
     def sibling(self) -> "Server":
         """Another client of the same server, with sockets of its own."""
@@ -115,8 +123,9 @@ def connect(url: str, *, writer: bool = False, timeout_s: float = 10.0, patience
     A `writer`'s client never repeats a command whose answer was lost. `timeout_s` is of one command; for `patience_s`
     the connection is tried again while nobody answers. No message holds the URL, which may hold a password.
 
-    Raises `UnsuitableServer` before version 7 or when `maxmemory-policy` is not `noeviction`, `AccessDenied` when user
-    or password are wrong, `StoreUnavailable` when nobody answers there.
+    Raises `InvalidAddress` for options that no connection has, `AccessDenied` when user or password are wrong,
+    `UnsuitableServer` before version 7 or when `maxmemory-policy` is not `noeviction`, `StoreUnavailable` when nobody
+    answers there.
     """
     deadline = time.monotonic() + patience_s
     server = Server(url, writer=writer, timeout_s=timeout_s)

@@ -4,6 +4,7 @@ StoreError
 ├── StoreUnavailable        no answer, or a server that cannot answer now
 │   └── OutcomeUnknown      a write whose answer was lost: take() first, then read the position anew
 ├── AccessDenied            the server refuses the user, the password or the command
+├── InvalidAddress          a URL with options that no connection has
 ├── StoreFull               maxmemory is reached
 ├── UnsuitableServer        too old, or with an eviction policy that loses keys
 ├── LayoutMismatch          the keys were written by another layout version of hopstream
@@ -36,6 +37,10 @@ class OutcomeUnknown(StoreUnavailable):
 
 class AccessDenied(StoreError):
     """The server refuses the user, the password, or the command to this user."""
+
+
+class InvalidAddress(StoreError):
+    """The store's URL cannot be made sense of."""
 
 
 class StoreFull(StoreError):

@@ -18,6 +18,7 @@ from index_store import (
     HistoryEvent,
     HistoryWriter,
     IndexStore,
+    InvalidAddress,
     LayoutMismatch,
     Server,
     ShardWriter,
@@ -177,6 +178,16 @@ def test_a_server_that_comes_late_is_waited_for(url: str, tmp_path: Path, monkey
     with connect(f"unix://{late}", patience_s=30) as server:
         assert server.ask("PING")
     assert late.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "option", ["foo=1", "socket_timeout=soon", "protocol=3", "decode_responses=1", "password=secret&retry=1"]
+)
+def test_options_that_no_connection_has_are_named(url: str, option: str) -> None:
+    """A URL's query is checked before anything is sent, by what this room relies on too; no password is told."""
+    with pytest.raises(InvalidAddress, match="redis.url.*" + option.rpartition("&")[2].partition("=")[0]) as raised:
+        connect(f"{url}?{option}")
+    assert "secret" not in str(raised.value)
 
 
 def test_wrong_credentials_are_named_at_once(server: Server, url: str) -> None:

@@ -37,6 +37,7 @@ from messages import (
     encode,
     format_request,
     parse_correlation_id,
+    policies,
 )
 from tests.brokers import consume, delete_topics, has_controller, make_topic, reader
 
@@ -138,8 +139,9 @@ class Stage:
         store = IndexStore(self.server, self.index)
         store.create_generation(self.info)
         store.activate(self.info.name)
-        if has_controller(kafka):
-            self._make_topics()
+        if has_controller(kafka):  # the embedded broker makes them by itself, in its own way
+            for policy in policies(self.topics, partitions=4):
+                make_topic(kafka, policy.topic, policy.partitions, policy.settings)
 
     def close(self) -> None:
         """Close the connections, and leave nothing on servers that go on."""
@@ -149,15 +151,6 @@ class Stage:
             IndexStore(self.server, self.index).drop()
         self.server.close()
         self.writing.close()
-
-    def _make_topics(self) -> None:
-        """Make the topics, as the embedded broker does by itself; one shard means one partition of items."""
-        requests, items, behaviors = self.topics.requests, self.topics.items, self.topics.behaviors
-        make_topic(self.kafka, requests, policy={"message.timestamp.type": "LogAppendTime"})
-        make_topic(self.kafka, items, partitions=1, policy={"cleanup.policy": "compact"})
-        make_topic(self.kafka, behaviors)
-        for topic in (requests, items, behaviors):
-            make_topic(self.kafka, self.topics.dead_letters(topic))
 
     def letters(self, topic: str, count: int) -> list[Any]:
         """So many dead letters of a topic."""

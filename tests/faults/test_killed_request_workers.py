@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
+from confluent_kafka.admin import AdminClient
 
 from messages import RecommendRequest, Status
 from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, fill, make_items, wait_until
@@ -50,27 +52,33 @@ class Load:
         return len(self.mailbox.answers)
 
 
+def working_members(stage: Stage) -> set[str]:
+    """The members of the group that have partitions of the requests topic."""
+    admin, group = AdminClient({"bootstrap.servers": stage.kafka}), f"{stage.index}.request-workers"
+    members = admin.describe_consumer_groups([group])[group].result().members
+    return {member.member_id for member in members if member.assignment and member.assignment.topic_partitions}
+
+
+@pytest.mark.usefixtures("real_kafka")
 def test_workers_killed_joining_and_leaving_answer_every_request(stage: Stage, record_property: Figure) -> None:
     """Two share the topic, one is killed, one joins, one leaves: every request is answered, if twice with the same."""
     fill(stage, make_items(2000))
     load = Load(stage)
-    with (
-        worker_processes("requests", "requests", stage=stage) as (killed, leaving),
-        load.running(),
-    ):
+    with worker_processes("requests", "requests", stage=stage) as (killed, leaving), load.running():
+        wait_until(lambda: len(working_members(stage)) == 2, "both to share the topic")
+        first = working_members(stage)
         load.go_on(500)
         killed.kill()
         load.go_on(500)
         with worker_process("requests", stage):
+            wait_until(lambda: working_members(stage) - first, "one to join")
             load.go_on(500)
             leaving.send_signal(signal.SIGTERM)
             wait_until(lambda: leaving.poll() is not None, "the worker to leave")
             assert leaving.returncode == 0
             load.go_on(500)
-            with worker_process("requests", stage):
-                load.go_on(500)
-                sent = list(load.sent)
-                load.mailbox.wait(*sent, timeout_s=60)
+            sent = list(load.sent)
+            load.mailbox.wait(*sent, timeout_s=60)
     answers = load.mailbox.answers
     load.mailbox.close()
     assert {answer.status for name in sent for answer in answers[name]} == {Status.OK}

@@ -87,7 +87,8 @@ def local_kafka(
         # The quick compiler alone: no test runs long enough for the other one to pay.
         java = {"KAFKA_HEAP_OPTS": "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1", "LOG_DIR": f"{folder}/logs"}
         run: dict[str, Any] = {"env": {**os.environ, **java}, "stderr": subprocess.STDOUT, "process_group": 0}
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Not beginning with a hyphen, which the script would take for an option.
+        cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         with log.open("w") as out:
             storage = [str(home / "bin/kafka-storage.sh"), "format", "-t", cluster, "-c", str(properties)]
             if subprocess.run(storage, stdout=out, check=False, **run).returncode:

@@ -52,7 +52,7 @@ def real_kafka(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> s
     """The address of the chosen Kafka, for what the embedded broker cannot do."""
     choice = pytestconfig.stash[_KAFKA]
     if not choice.real:
-        pytest.skip(f"needs an Apache Kafka, here is the {choice.what}")
+        pytest.skip("needs an Apache Kafka: the head of this report says why there is none")
     address: str = request.getfixturevalue("kafka")
     return address
 

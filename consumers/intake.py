@@ -6,7 +6,6 @@ another. Where a partition has as many unfinished records as the window allows, 
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -15,6 +14,7 @@ from typing import cast
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from consumers.commits import Commits
 from consumers.connection import (
     as_bytes,
     consumer_settings,
@@ -36,7 +36,6 @@ _log = structlog.get_logger(__name__)
 _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not wait for a record to come
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
-_COMMIT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +68,16 @@ class Intake:
     ) -> None:
         self.topic = topic
         self.membership, self.heart = Membership(topic, group), Heartbeat(f"intake {topic}")
+        self._tracker = OffsetTracker(window)
+        self._commits = Commits(topic, self._tracker)
         self._settings = {
             **consumer_settings(bootstrap_servers, group, options, positioned=positioned), **SETTINGS,
-            "on_commit": self._on_commit, "stats_cb": self.membership.hear, "error_cb": trouble_log(topic),
+            "on_commit": self._commits.hear, "stats_cb": self.membership.hear, "error_cb": trouble_log(topic),
         }  # fmt: skip
         self._consumer: Consumer
         self._deliver = deliver
         self._positioned = positioned
         self._cooperative = is_cooperative(self._settings)
-        self._tracker = OffsetTracker(window)
-        self._done: SimpleQueue[Ticket] = SimpleQueue()
         self._starts: SimpleQueue[_Start] = SimpleQueue()
         self._readings = itertools.count(1)
         self._rebalances: list[Assigned | Revoked] = []
@@ -86,7 +85,6 @@ class Intake:
         self._starting: dict[int, _Start] = {}
         self._reading: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._committed_at = 0.0
         self._stopping = threading.Event()
         self._abandoned = False
         self._failure: Exception | None = None
@@ -101,7 +99,7 @@ class Intake:
 
     def done(self, ticket: Ticket) -> None:
         """The record with this ticket needs no more work."""
-        self._done.put(ticket)
+        self._commits.done(ticket)
 
     def start_at(self, partition: int, offset: int) -> int:
         """Read an assigned partition from this offset on; returns the number that marks what is read from there."""
@@ -155,7 +153,7 @@ class Intake:
             self.membership.left()
 
     def _turn(self) -> None:
-        self._take_completions()
+        self._commits.take_completions()
         self._take_starts()
         wait_s = _BUSY_WAIT_S if self._tracker.open_messages() or self._starting else _IDLE_WAIT_S
         for _ in range(_BATCH):
@@ -167,8 +165,7 @@ class Intake:
             self._receive(message)
             wait_s = 0
         self._pause_full_partitions()
-        if time.monotonic() - self._committed_at > _COMMIT_EVERY_S:
-            self._commit(asynchronous=True)
+        self._commits.commit_if_due(self._consumer)
 
     def _drain(self) -> None:
         """Read no further, let the open records be finished, commit."""
@@ -176,9 +173,8 @@ class Intake:
         while self._tracker.open_messages() and not self._positioned and not self._abandoned:
             self._consumer.poll(_BUSY_WAIT_S)
             self._take_rebalances()
-            self._take_completions()
-        self._take_completions()
-        self._commit(asynchronous=False)
+            self._commits.take_completions()
+        self._commits.commit(self._consumer)
 
     def _receive(self, message: Message) -> None:
         error, partition, offset = message.error(), message.partition(), message.offset()
@@ -212,13 +208,6 @@ class Intake:
             self._rebalances += [Revoked(partition) for partition in self._assigned]
             self._take_rebalances()
         _log.warning("broker trouble", topic=self.topic, error=error.str())
-
-    def _take_completions(self) -> None:
-        while True:
-            try:
-                self._tracker.done(self._done.get_nowait())
-            except Empty:
-                return
 
     def _take_starts(self) -> None:
         while True:
@@ -259,17 +248,12 @@ class Intake:
                 self._failure = error
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._take_completions()
         self.heart.rest()
-        self._commit(asynchronous=False)  # the last chance: whoever comes next reads on from here
+        self._commits.commit(consumer)  # the last chance: whoever comes next reads on from here
         self._on_lost(consumer, partitions)
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._rebalances += [Revoked(partition.partition) for partition in partitions]
-
-    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        if error is None:
-            self._tracker.committed({done.partition: done.offset for done in partitions if done.error is None})
 
     def _take_rebalances(self) -> None:
         noted, self._rebalances = self._rebalances, []
@@ -303,18 +287,3 @@ class Intake:
             elif not full and partition in self._paused:
                 self._consumer.resume(here)
                 self._paused.discard(partition)
-
-    def _commit(self, *, asynchronous: bool) -> None:
-        self._committed_at = time.monotonic()
-        positions = self._tracker.committable()
-        if not positions:
-            return
-        offsets = [TopicPartition(self.topic, partition, offset) for partition, offset in positions.items()]
-        try:
-            if asynchronous:
-                self._consumer.commit(offsets=offsets, asynchronous=True)  # `_on_commit` hears what became of it
-            else:
-                self._on_commit(None, self._consumer.commit(offsets=offsets, asynchronous=False) or [])
-        except KafkaException as error:
-            # A rebalance in between: whoever has the partition now reads these records again.
-            _log.warning("commit refused", topic=self.topic, error=str(error))

@@ -12,7 +12,17 @@ from consumers.offsets import Ticket
 from consumers.state_consumer import Entry
 from index_store import Checkpoint, StaleEpoch
 from messages import Item, MalformedMessage, encode
-from tests.consumers.stage import DIMENSIONS, PARAMS, Stage, assert_holds, assert_sound, make_items, running, wait_until
+from tests.consumers.stage import (
+    DIMENSIONS,
+    PARAMS,
+    PLAIN,
+    Stage,
+    assert_holds,
+    assert_sound,
+    make_items,
+    running,
+    wait_until,
+)
 
 
 def entry(item: str, message: Item | None, offset: int = 0, partition: int = 0) -> Entry[Item]:
@@ -156,10 +166,19 @@ def test_items_that_cannot_be_held_are_malformed(stage: Stage, item: Item, probl
         writer.decode("a", entry(item.id, item, partition=3).record)
 
 
-def test_items_go_from_the_topic_into_the_index(new_stage: Callable[..., Stage]) -> None:
-    """What is put, changed and deleted on the topic is what a mirror holds afterwards."""
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {"group.protocol": "consumer"},
+        {"group.protocol": "classic"},
+        {"group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky"},
+    ],
+    ids=["consumer", "classic", "cooperative"],
+)
+def test_items_go_from_the_topic_into_the_index(new_stage: Callable[..., Stage], protocol: dict[str, str]) -> None:
+    """What is put, changed and deleted on the topic is what a mirror holds afterwards, in every kind of group."""
     stage, items = new_stage(), make_items(300)
-    with running(stage.item_writer()):
+    with running(stage.item_writer({**PLAIN, **protocol})):
         stage.put(items)
         wait_until(lambda: stage.count() == 300, "300 items")
         moved = Item("i7", vector=np.full(DIMENSIONS, 2, np.float32), timestamp_ms=5000)

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumers.errors import IntakeFailed
-from producers import describe_error, has_controller
+from producers import describe_error, has_controller, make_client
 
 _log = structlog.get_logger(__name__)
 
@@ -24,7 +24,6 @@ _DEFAULTS: Mapping[str, object] = {
     "auto.offset.reset": "earliest",
     "fetch.wait.max.ms": 10,  # an idle fetch waits this out, and 500 ms by default
     "queued.max.messages.kbytes": 16_384,
-    "log_level": 4,
 }
 
 # A state's position is the only beginning there is: another one would leave a gap without a word.
@@ -91,7 +90,7 @@ def _missing(consumer: Consumer, topic: str, bootstrap_servers: str) -> str:
             return ""
         if not has_controller(cluster):
             # Embedded: topics come into being when they are named. Elsewhere that would give them the wrong policy.
-            AdminClient({"bootstrap.servers": bootstrap_servers}).list_topics(topic, timeout=_METADATA_S)
+            make_client(AdminClient, {"bootstrap.servers": bootstrap_servers}).list_topics(topic, timeout=_METADATA_S)
     except KafkaException as error:
         return str(error.args[0].str())
     return found.error.str() if found.error else "it has no partitions yet"

@@ -30,6 +30,7 @@ from consumers.membership import SETTINGS, Membership
 from consumers.offsets import OffsetTracker, Ticket
 from consumers.worker import Heartbeat
 from messages import Headers
+from producers import make_client
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +68,8 @@ class Intake:
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.topic = topic
-        self.membership, self.heart = Membership(topic, group), Heartbeat(f"intake {topic}")
+        self.membership = Membership(topic, group, (options or {}).get("group.protocol"))
+        self.heart = Heartbeat(f"intake {topic}")
         self._tracker = OffsetTracker(window)
         self._commits = Commits(topic, self._tracker)
         self._settings = {
@@ -94,7 +96,7 @@ class Intake:
 
     def start(self) -> None:
         """Join the group and begin to read, as soon as the topic is there."""
-        self._consumer = Consumer(self._settings)
+        self._consumer = make_client(Consumer, self._settings)
         self._thread.start()
 
     def done(self, ticket: Ticket) -> None:

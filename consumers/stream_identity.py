@@ -1,7 +1,6 @@
 """What a topic is now, as its broker tells: which cluster's, which one of that name, how long it keeps what."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -12,7 +11,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from index_store import Stream
-from producers import has_controller
+from producers import has_controller, make_client
 
 _log = structlog.get_logger(__name__)
 
@@ -26,8 +25,8 @@ class StreamLookup:
     """Asks about one topic. Everything raises `KafkaException` where the broker does not answer, or refuses."""
 
     def __init__(self, bootstrap_servers: str, topic: str, options: Mapping[str, object] | None = None) -> None:
-        settings: dict[str, Any] = {"log_level": 4, **(options or {}), "bootstrap.servers": bootstrap_servers}
-        self._admin, self._topic = AdminClient(settings), topic
+        settings = {**(options or {}), "bootstrap.servers": bootstrap_servers}
+        self._admin, self._topic = make_client(AdminClient, settings), topic
         self._warned = False
 
     def stream(self, partition: int) -> Stream:

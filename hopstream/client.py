@@ -40,7 +40,7 @@ from messages import (
     decode_recommendations,
     parse_correlation_id,
 )
-from producers import Delivery, ProducerError, RequestProducer, Writer
+from producers import Delivery, InvalidOptions, ProducerError, RequestProducer, Writer
 
 __all__ = ["Ignored", "RecommendClient"]
 
@@ -68,8 +68,8 @@ class RecommendClient:
     first request leaves. A random `client_id` is chosen where none is given; on a lasting Kafka give one, or every
     run leaves an (empty) topic behind. `options` are librdkafka's, such as `Settings.kafka.options`.
 
-    Raises `KafkaUnavailable` when there is nobody to talk to within `patience_s` seconds, and `MalformedMessage` for
-    an `index` or `client_id` that no topic's name can hold.
+    Raises `KafkaUnavailable` when there is nobody to talk to within `patience_s` seconds, `InvalidOptions` for options
+    that librdkafka does not take, and `MalformedMessage` for an `index` or `client_id` that no topic's name can hold.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class RecommendClient:
         self._replies = ReplyTopic(bootstrap_servers, reply_topic, options, patience_s)
         try:
             self._writer = Writer(bootstrap_servers, options)
-        except KafkaException as error:
+        except InvalidOptions:
             self._replies.close()
-            raise KafkaUnavailable(f"kafka.options: {error.args[0].str()}") from None
+            raise
         self._requests = RequestProducer(self._writer, self._topics)
         self._open = OpenRequests()
         self._sending = threading.Lock()  # nobody may be inside the writer while it is closed

@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from hopstream.errors import KafkaUnavailable
 from messages import reply_policy
-from producers import Complaints, ProducerError, TopicAdmin, describe_error
+from producers import Complaints, ProducerError, TopicAdmin, make_client
 
 __all__ = ["ReplyTopic"]
 
@@ -23,7 +23,6 @@ _DEFAULTS: Mapping[str, object] = {
     "queued.max.messages.kbytes": 16_384,
     # A topic that comes into being by being asked for has the broker's policy, not ours.
     "allow.auto.create.topics": False,
-    "log_level": 4,
 }
 _SLICE_S = 0.5  # the longest wait inside librdkafka, which does not hear Ctrl-C
 _PAUSE_S = 0.05  # before a question that was answered with "not yet" is asked again
@@ -39,7 +38,10 @@ class ReplyTopic:
     def __init__(
         self, bootstrap_servers: str, topic: str, options: Mapping[str, object] | None = None, patience_s: float = 10.0
     ) -> None:
-        """Find or make the topic and take position. Raises `KafkaUnavailable` after `patience_s` seconds in vain."""
+        """Find or make the topic and take position.
+
+        Raises `KafkaUnavailable` after `patience_s` seconds in vain, `InvalidOptions` at once.
+        """
         self.topic = topic
         self._servers, self._options = bootstrap_servers, options
         self._complaints = Complaints()
@@ -52,10 +54,7 @@ class ReplyTopic:
             "error_cb": self._complaints,
         }
         deadline = time.monotonic() + patience_s
-        try:
-            self._consumer = Consumer(settings)
-        except KafkaException as error:
-            raise KafkaUnavailable(f"kafka.options: {describe_error(error.args[0])}") from None
+        self._consumer = make_client(Consumer, settings)
         try:
             self.partitions = self._find(deadline)
             self._consumer.assign([self._end(partition, deadline) for partition in self.partitions])

@@ -1,13 +1,15 @@
 """Everything that writes to Kafka: requests, responses, items, behaviours, dead letters.
 
 A `Writer` owns one connection; the producers beside it say what goes to which topic under which key. One writer
-serves any number of them.
+serves any number of them. `make_client` is where all of Kafka's clients come from, consumers too.
 """
 
+from producers.clients import make_client
 from producers.complaints import Complaints, describe_error
 from producers.dead_letters import DeadLetterProducer
 from producers.errors import (
     DeliveryFailed,
+    InvalidOptions,
     LoadStalled,
     ProducerError,
     QueueFull,
@@ -30,6 +32,7 @@ __all__ = [
     "Delivery",
     "DeliveryFailed",
     "Deviation",
+    "InvalidOptions",
     "ItemProducer",
     "LoadReport",
     "LoadStalled",
@@ -49,4 +52,5 @@ __all__ = [
     "describe_error",
     "has_controller",
     "load",
+    "make_client",
 ]

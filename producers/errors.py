@@ -1,6 +1,7 @@
 """What this room raises.
 
 ProducerError
+├── InvalidOptions     librdkafka does not take the options of a client
 ├── QueueFull          the local queue stayed full for as long as the writer waits
 ├── DeliveryFailed     Kafka, or the time-out, said no to one record
 ├── Undelivered        records were still on their way when a flush ended
@@ -13,7 +14,18 @@ ProducerError
 
 
 class ProducerError(Exception):
-    """Anything this room raises about writing to Kafka."""
+    """Anything this room raises about Kafka."""
+
+
+class InvalidOptions(ProducerError):
+    """Librdkafka does not take the options of a client; `problem` is what it says, with the option's name."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"kafka.options: {self.problem}"
 
 
 class QueueFull(ProducerError):

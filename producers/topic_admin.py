@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from messages import Topics
 from messages.topic_policies import BROKER_DEFAULT, VITAL_SETTINGS, TopicPolicy
+from producers.clients import make_client
 from producers.complaints import Complaints, describe_error
 from producers.errors import TopicNotDeleted, TopicNotMade, TopicsUnavailable
 
@@ -71,7 +72,7 @@ class TopicState:
 
 
 class TopicAdmin:
-    """Makes topics on one Kafka. Raises `TopicsUnavailable` for options that librdkafka does not take."""
+    """Makes topics on one Kafka. Raises `InvalidOptions`."""
 
     def __init__(
         self, bootstrap_servers: str, options: Mapping[str, object] | None = None, *, patience_s: float = 10.0
@@ -79,15 +80,11 @@ class TopicAdmin:
         self._servers, self._patience_s = bootstrap_servers, patience_s
         self._complaints = Complaints()
         settings: dict[str, Any] = {
-            "log_level": 4,
             **(options or {}),
             "bootstrap.servers": bootstrap_servers,
             "error_cb": self._complaints,
         }
-        try:
-            self._client = AdminClient(settings)
-        except KafkaException as error:
-            raise TopicsUnavailable(f"kafka.options: {error.args[0].str()}") from None
+        self._client = make_client(AdminClient, settings)
 
     def create(
         self, policies: Sequence[TopicPolicy], *, replication_factor: int = BROKER_DEFAULT

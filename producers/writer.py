@@ -9,6 +9,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from messages import Headers
+from producers.clients import make_client
 from producers.complaints import Complaints, describe_error
 from producers.errors import DeliveryFailed, ProducerError, QueueFull, Undelivered
 
@@ -18,7 +19,6 @@ _DEFAULTS: Mapping[str, object] = {
     "message.timeout.ms": 30_000,
     "linger.ms": 1,
     "queue.buffering.max.kbytes": 65_536,
-    "log_level": 4,  # warnings; a broker that closes an idle connection is none
 }
 _EXPIRY_S = 2.0  # librdkafka looks for expired messages once a second, so a report can be this late
 _SLICE_S = 0.1  # the longest wait inside librdkafka, which does not hear Ctrl-C
@@ -54,7 +54,10 @@ class Writer:
     def __init__(
         self, bootstrap_servers: str, options: Mapping[str, object] | None = None, *, patience_s: float = 5.0
     ) -> None:
-        """Connect; `options` are librdkafka's, `patience_s` is how long `write` waits for room in the queue."""
+        """Connect; `options` are librdkafka's, `patience_s` is how long `write` waits for room in the queue.
+
+        Raises `InvalidOptions`.
+        """
         self._complaints = Complaints()
         settings: dict[str, Any] = {
             **_DEFAULTS,
@@ -62,7 +65,7 @@ class Writer:
             "bootstrap.servers": bootstrap_servers,
             "error_cb": self._complaints,
         }
-        self._producer = Producer(settings)
+        self._producer = make_client(Producer, settings)
         self._flush_s = int(settings["message.timeout.ms"]) / 1000 + _EXPIRY_S
         self._patience_s = patience_s
         self._failure: ProducerError | None = None

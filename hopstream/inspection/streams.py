@@ -8,6 +8,7 @@ from typing import Any, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from hopstream.errors import HopstreamError
+from producers import make_client
 
 PATIENCE_S = 3.0
 _STALLED_S = 30.0
@@ -27,13 +28,15 @@ class Extent:
 
 
 class Streams:
-    """A connection to look through; close it, or use it in a `with` block. Raises `StreamsUnavailable`."""
+    """A connection to look through; close it, or use it in a `with` block. Raises `StreamsUnavailable`.
+
+    It is made of options that librdkafka takes, or `InvalidOptions` is raised.
+    """
 
     def __init__(self, bootstrap_servers: str, options: Mapping[str, object] | None = None) -> None:
         self._address = bootstrap_servers
         self._problem = ""
-        self._consumer = Consumer({
-            "log_level": 0,  # what goes wrong is in the errors raised here
+        self._consumer = make_client(Consumer, {
             "fetch.wait.max.ms": 10,
             **(options or {}),
             "bootstrap.servers": bootstrap_servers,

@@ -9,27 +9,23 @@ from confluent_kafka.admin import AdminClient
 from hopstream.errors import SettingsError
 from hopstream.settings import KafkaSettings
 from index_store import GenerationInfo, IndexStore, Server, connect
-from producers import Complaints, has_controller
+from producers import Complaints, has_controller, make_client
 
 _PATIENCE_S = 1.0  # also the longest that a wish to stop goes unheard
 
 
 class KafkaProbe:
-    """Whether Kafka answers and has some topics. Raises `SettingsError` for options that librdkafka does not take."""
+    """Whether Kafka answers and has some topics. Raises `InvalidOptions`."""
 
     def __init__(self, settings: KafkaSettings, topics: Sequence[str]) -> None:
         self._servers, self._topics = settings.bootstrap_servers, topics
         self._complaints = Complaints()
         given: dict[str, Any] = {
-            "log_level": 0,  # what goes wrong is said by whoever asks
             **settings.options,
             "bootstrap.servers": self._servers,
             "error_cb": self._complaints,
         }
-        try:
-            self._client = AdminClient(given)
-        except KafkaException as error:
-            raise SettingsError("kafka.options", error.args[0].str(), "") from None
+        self._client = make_client(AdminClient, given)
 
     def problem(self) -> tuple[str, str] | None:
         """What is missing, in short and with what to do about it; None when nothing is.

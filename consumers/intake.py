@@ -68,8 +68,7 @@ class Intake:
         options: Mapping[str, object] | None = None,
     ) -> None:
         self.topic = topic
-        self.membership = Membership(topic, group, (options or {}).get("group.protocol"))
-        self.heart = Heartbeat(f"intake {topic}")
+        self.membership, self.heart = Membership(topic, group), Heartbeat(f"intake {topic}")
         self._tracker = OffsetTracker(window)
         self._commits = Commits(topic, self._tracker)
         self._settings = {

@@ -5,6 +5,7 @@ the client's statistics have both.
 """
 
 import json
+import math
 from collections.abc import Mapping
 
 from consumers.metrics import PARTITIONS_HELD
@@ -12,15 +13,21 @@ from consumers.metrics import PARTITIONS_HELD
 SETTINGS: Mapping[str, object] = {"statistics.interval.ms": 1000}
 
 # In the newer protocol (KIP-848) a member without partitions looks like one that has not heard from its coordinator
-# yet; it must have done so when it has had the connection for as long as two heartbeats take.
-_TWO_HEARTBEATS_MS = 10_000
+# yet; it must have done so when it has looked like that for as long as two heartbeats take. In the classic protocol
+# whoever looks like that is no member: its topic was deleted, say.
+_TWO_HEARTBEATS_US = 10_000_000
 
 
 class Membership:
-    """Of one consumer, whose `stats_cb` is `hear`. partitions: how many it has been assigned."""
+    """Of one consumer, whose `stats_cb` is `hear` and whose `group.protocol` is `protocol`.
 
-    def __init__(self, topic: str, group: str) -> None:
+    partitions: how many it has been assigned.
+    """
+
+    def __init__(self, topic: str, group: str, protocol: object) -> None:
         self._topic, self._group = topic, group
+        self._newer = protocol == "consumer"
+        self._idle_since = math.inf  # on librdkafka's clock, in µs
         self._subscribed = False
         self._joined = False
         self.partitions = 0
@@ -31,10 +38,12 @@ class Membership:
 
     def hear(self, statistics: str) -> None:
         """Take in the client's statistics."""
-        group = json.loads(statistics).get("cgrp", {})
-        joining, connected_ms = group.get("join_state"), group.get("stateage", 0)
-        steady = joining == "steady" or (joining == "init" and connected_ms > _TWO_HEARTBEATS_MS)
-        self._joined = steady and group.get("state") == "up"
+        told = json.loads(statistics)
+        group, now = told.get("cgrp", {}), told["ts"]
+        connected, joining = group.get("state") == "up", group.get("join_state")
+        idle = self._newer and connected and joining == "init"
+        self._idle_since = min(self._idle_since, now) if idle else math.inf
+        self._joined = connected and (joining == "steady" or now - self._idle_since > _TWO_HEARTBEATS_US)
         self._note(group.get("assignment_size", 0) if self._joined else 0)
 
     def left(self) -> None:

@@ -22,7 +22,7 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the whole engine at work on this machine: no server, no Docker, nothing kept."""
+    """Show the whole engine at work: on servers of its own that keep nothing, unless told otherwise."""
     before = context.parent.params if context.parent else {}
     kafka, redis = kafka or before.get("kafka"), redis or before.get("redis")
     if not live and (kafka is None) != (redis is None):

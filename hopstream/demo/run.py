@@ -27,7 +27,7 @@ from hopstream.demo.scoring import (
     excluded_behaviors,
     recall,
 )
-from hopstream.demo.stage import Stage, stage
+from hopstream.demo.stage import Stage, refuse_other_catalogue, stage
 from hopstream.demo.traffic import Traffic, send_all
 from hopstream.demo.venue import embedded_servers, temporary_index
 from hopstream.errors import DemoError
@@ -67,6 +67,8 @@ def run_demo(options: DemoOptions, display: Display) -> DemoReport:
     pairs = asked_pairs(data, options.requests)
     if not len(pairs):
         raise DemoError(f"{data.name}: no held-out pairs to measure with; give more interactions per user")
+    if options.live and options.servers is not None:
+        refuse_other_catalogue(options.servers, data.items)
     _introduce(data, options, display)
     with tempfile.TemporaryDirectory(prefix="hopstream-demo-") as folder, _venue(options) as settings:
         artefact = Path(folder) / "metric"

@@ -26,7 +26,7 @@ class Reference:
         self.model = model
         self.mirror = Mirror(stage.info, model)
         self._histories = HistoryStore(stage.server, stage.info.index)
-        follower = Follower(stage.server.sibling(), stage.info, 0)
+        follower = Follower(stage.server, stage.info, 0)
         self.mirror.load(follower.load())
         follower.close()
 

@@ -1,9 +1,10 @@
 """The stage: a generation of the metric on some servers, the workers that serve it, and a client."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from hopstream.client import RecommendClient
@@ -12,12 +13,13 @@ from hopstream.generations import create_learned
 from hopstream.loading import SHARD
 from hopstream.processes import WorkerProcess, environment_of
 from hopstream.settings import Settings
-from index_store import GenerationInfo, IndexStore, Server, connect
+from index_store import GenerationInfo, IndexStore, Server, Sources, connect
 from messages import Topics
 from producers import Writer
 
 _ROLES = ("updates", "requests")
 _PATIENCE_S = 60.0
+_LOOKED_AT = 1000  # items of an index that tell whose they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class Stage:
                     f"`hopstream --index {self.info.index} serve updates`, or look at its log"
                 )
             time.sleep(0.05)
+
+
+def refuse_other_catalogue(settings: Settings, items: Collection[str]) -> None:
+    """Raise `DemoError` for an index that holds another catalogue than these items, whose place they would take."""
+    with connect(settings.redis.url) as server:
+        held = [item for item, _ in islice(Sources(server, settings.index.name, SHARD), _LOOKED_AT)]
+    mine = set(items)
+    if 2 * sum(item in mine for item in held) < len(held):
+        raise DemoError(
+            f"index {settings.index.name} holds other items than these, whose place they would take: choose an index "
+            "that serves nothing yet, with `hopstream --index NAME demo --live`"
+        )
 
 
 @contextmanager

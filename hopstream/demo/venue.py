@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from hopstream.embedded import EmbeddedServers
 from hopstream.settings import IndexSettings, KafkaSettings, RedisSettings, Settings
@@ -29,10 +29,10 @@ def temporary_index(settings: Settings) -> Iterator[Settings]:
     """An index on the servers of these settings, under a name that nobody has; its topics and keys go afterwards."""
     index = f"demo-{uuid.uuid4().hex[:10]}"
     topics, admin = Topics(index), TopicAdmin(settings.kafka.bootstrap_servers, settings.kafka.options)
-    with connect(settings.redis.url) as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(connect(settings.redis.url))
+        # Before there is anything to take away: what is made in part goes too, and one failure does not keep the other.
+        stack.callback(IndexStore(server, index).drop)
+        stack.callback(admin.delete, topics)
         admin.create(policies(topics, partitions=_PARTITIONS))
-        try:
-            yield settings.model_copy(update={"index": IndexSettings(name=index)})
-        finally:
-            admin.delete(topics)
-            IndexStore(server, index).drop()
+        yield settings.model_copy(update={"index": IndexSettings(name=index)})

@@ -1,7 +1,7 @@
 """The poll thread: owns one Kafka consumer, hands records out, commits what is done.
 
 It never computes. Records, assignments and revocations go to a queue; completions and start positions come back through
-another. Where a partition has as many unfinished records as the window allows, or bytes of them, it is paused.
+another. Where a partition has as many unfinished records as the window allows, it is paused.
 """
 
 import itertools
@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import cast
 
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.commits import Commits
 from consumers.connection import (
+    as_bytes,
     consumer_settings,
     is_cooperative,
     leave,
@@ -23,10 +25,11 @@ from consumers.connection import (
     wait_for_topic,
 )
 from consumers.errors import IntakeFailed
-from consumers.events import Assigned, AtEnd, Event, Record, Revoked, size_of
+from consumers.events import Assigned, AtEnd, Event, Record, Revoked
 from consumers.membership import SETTINGS, Membership
 from consumers.offsets import OffsetTracker, Ticket
 from consumers.worker import Heartbeat
+from messages import Headers
 from producers import make_client
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +37,6 @@ _log = structlog.get_logger(__name__)
 _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not wait for a record to come
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
-_WINDOW_BYTES = 64 << 20  # of a partition, in memory until they are done
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Intake:
         self.topic = topic
         self.membership = Membership(topic, group, (options or {}).get("group.protocol"))
         self.heart = Heartbeat(f"intake {topic}")
-        self._tracker = OffsetTracker(window, _WINDOW_BYTES)
+        self._tracker = OffsetTracker(window)
         self._commits = Commits(topic, self._tracker)
         self._settings = {
             **consumer_settings(bootstrap_servers, group, options, positioned=positioned), **SETTINGS,
@@ -163,8 +165,6 @@ class Intake:
             if message is None:
                 break
             self._receive(message)
-            if self._is_full(message.partition()):
-                break
             wait_s = 0
         self._pause_full_partitions()
         self._commits.commit_if_due(self._consumer)
@@ -192,8 +192,17 @@ class Intake:
         if self._tracker.seen(partition, offset):
             # Seen after a pause: the client can go back within an assignment. What is out or done already is not news.
             return
-        ticket = self._tracker.delivered(partition, offset, size_of(message))
-        self._deliver(Record.of(message, ticket, self._reading.get(partition, 0)))
+        self._deliver(
+            Record(
+                self._tracker.delivered(partition, offset),
+                self._reading.get(partition, 0),
+                self.topic,
+                as_bytes(message.key()),
+                as_bytes(message.value()),
+                cast("Headers", message.headers() or ()),
+                message.timestamp()[1],
+            )
+        )
 
     def _take_trouble(self, error: KafkaError) -> None:
         """Go on after an error that the client mends; who polled too late has lost what was assigned."""

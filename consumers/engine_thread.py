@@ -98,6 +98,12 @@ class EngineThread:
         self._thread.start()
         self._loaded.wait()
 
+    def show(self) -> None:
+        """Let the process's metrics tell of this mirror, and no longer of another engine's."""
+        metrics.MIRROR_ITEMS.set_function(lambda: len(self._mirror.row_of))
+        metrics.MIRROR_ROWS.set_function(lambda: self._mirror.index.rows)
+        metrics.MIRROR_SEQ.set_function(lambda: self._mirror.seq)
+
     def submit(self, question: Question) -> None:
         """Let a question be answered."""
         self._inbox.put(question)
@@ -159,10 +165,10 @@ class EngineThread:
     def _take_over(self, message: Snapshot | Change) -> None:
         if isinstance(message, Change):
             self._mirror.apply(message)
+            _measure_lag(message)
         else:
             self._start_again(message)
             self._loaded.set()
-        _measure(self._mirror, message)
 
     def _start_again(self, snapshot: Snapshot) -> None:
         """Rows of a snapshot have nothing to do with the rows that running lanes hold: those start again."""
@@ -240,9 +246,6 @@ def refusal(question: Question, status: Status, reason: str, retry_after_ms: int
     return Reply(question.record, question.headers, answer)
 
 
-def _measure(mirror: Mirror, taken: Snapshot | Change) -> None:
-    metrics.MIRROR_ITEMS.set(len(mirror.row_of))
-    metrics.MIRROR_ROWS.set(mirror.index.rows)
-    metrics.MIRROR_SEQ.set(mirror.seq)
-    if isinstance(taken, Change) and taken.checkpoint is not None:
+def _measure_lag(taken: Change) -> None:
+    if taken.checkpoint is not None:
         metrics.CHANGE_LAG_SECONDS.observe(max(0.0, time.time() - taken.checkpoint.timestamp_ms / 1000))

@@ -70,6 +70,7 @@ class RequestWorker:
         self._heart = Heartbeat("request worker")
         self._prepared = False
         self._stopping = False
+        self._closed = False
 
     @property
     def answered(self) -> int:
@@ -88,24 +89,32 @@ class RequestWorker:
         """Serve until `stop`; then finish what was taken, and commit. Raises what ended it otherwise."""
         try:
             self.prepare()
+            self._engine.show()
             self._intake.start()
             _log.info("serving requests")
             while not self._stopping:
                 self._turn()
             self._drain()
         finally:
-            self._heart.rest()
-            self._intake.stop(finish=False)
-            self._intake.join(_CLOSE_S)
-            self._engine.stop()
-            self._feed.stop()
-            self._histories.close()
-            self._outbox.close()
+            self.close()
         _log.info("stopped", answered=self.answered)
 
     def stop(self) -> None:
         """Take no more requests and let `run` return when the ones taken are answered. Safe in a signal handler."""
         self._stopping = True
+
+    def close(self) -> None:
+        """End all threads and connections, and give the lease back; what `run` does last. Harmless when done before."""
+        if self._closed:
+            return
+        self._closed = True
+        self._heart.rest()
+        self._intake.stop(finish=False)
+        self._intake.join(_CLOSE_S)
+        self._engine.stop()
+        self._feed.stop()
+        self._histories.close()
+        self._outbox.close()
 
     def status(self) -> WorkerStatus:
         """How it is now. Without the store, requests are answered from the mirror."""
@@ -162,6 +171,7 @@ class RequestWorker:
     def _read(self, record: Record) -> Readable | None:
         """The request in a record; None where it is answered, or buried since nobody can be told."""
         try:
+            record.require_headers()
             headers = parse_request(record.headers)
         except MalformedMessage as error:
             self._outbox.bury(record, str(error))

@@ -106,6 +106,9 @@ class StateConsumer(Generic[Decoded]):
         """Let `run` return after the batch it is in. Safe in a signal handler."""
         self._stopping = True
 
+    def close(self) -> None:
+        """Nothing was made ready."""
+
     def status(self) -> WorkerStatus:
         """How it is now: it does its work when every partition that it was given is held."""
         group = self._intake.membership
@@ -264,6 +267,7 @@ class StateConsumer(Generic[Decoded]):
         read, blocked = records, None
         for number, record in enumerate(records):
             try:
+                record.require_headers()
                 key = _key(record)
                 entries.append(Entry(key, self._handler.decode(key, record), record))
             except UnsupportedSchema:

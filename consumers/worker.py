@@ -59,5 +59,8 @@ class Worker(Protocol):
     def stop(self) -> None:
         """Let `run` finish what it has and return. Safe in a signal handler."""
 
+    def close(self) -> None:
+        """Let go of what `prepare` made ready, where `run` was not called; after `run`, nothing is left to do."""
+
     def status(self) -> WorkerStatus:
         """How it is now. For other threads."""

@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 
 
 class Crew:
-    """Workers that run and end together; `connections` are closed when they have ended."""
+    """Workers that run and end together; `resources` are what they hold, closed when they have ended."""
 
-    def __init__(self, info: GenerationInfo, workers: Sequence[Worker], connections: ExitStack) -> None:
+    def __init__(self, info: GenerationInfo, workers: Sequence[Worker], resources: ExitStack) -> None:
         self.info = info
-        self._workers, self._connections = workers, connections
+        self._workers, self._resources = workers, resources
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
 
@@ -41,12 +41,15 @@ class Crew:
             raise self._failures[0]
 
     def stop(self) -> None:
-        """Let all finish what they have, and return when they have ended. Raises nothing: ask `check`."""
+        """Let all finish what they have, and return when they have ended. Raises nothing: ask `check`.
+
+        A crew that was never started ends as well.
+        """
         for worker in self._workers:
             worker.stop()
         for thread in self._threads:
             thread.join()
-        self._connections.close()
+        self._resources.close()
 
     def statuses(self) -> list[WorkerStatus]:
         """How the workers are. For other threads."""

@@ -1,13 +1,13 @@
 """What runs when: nothing until everything is there, then the workers of the generation that answers.
 
-Who is told to stop does so at once while nothing runs, and after what was taken is done otherwise. Workers of another
-generation are made ready beside the running ones, so that the change costs only the time in which the one crew leaves
-its groups and the other joins them; requests wait in Kafka meanwhile.
+Who is told to stop does so at once while nothing runs, within seconds while workers get ready, and after what was
+taken is done otherwise. Workers of another generation are made ready beside the running ones, so that the change costs
+only the time in which the one crew leaves its groups and the other joins them; requests wait in Kafka meanwhile.
 """
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _RETRY_S = 5.0  # after a generation that cannot be served
+_LET_GO_S = 5.0  # for workers that nobody needs any more to get ready, which a large mirror may not manage
 
 _KAFKA, _STORE, _GENERATION, _WORKERS = "Kafka", "the store", "a generation", "workers"
 
@@ -68,6 +69,7 @@ class Service:
             self._heart.rest()
             if self._crew is not None:
                 self._crew.stop()
+            self._drop_next()
         if self._crew is not None:
             self._crew.check()
 
@@ -146,8 +148,10 @@ class Service:
         """Put the crew that was made ready in the place of the running one; look again where there is none."""
         try:
             crew = outcome.result()
-        except (StoreUnavailable, LogGap) as error:
+        except StoreUnavailable as error:
             self._waits.begin(_WORKERS, "the store does not answer", error=str(error))
+        except LogGap as error:
+            self._waits.begin(_WORKERS, "the index was written faster than it was loaded", error=str(error))
         except GenerationError as error:
             # Its metric may come into reach yet.
             self._next_try = time.monotonic() + _RETRY_S
@@ -172,6 +176,11 @@ class Service:
         _log.info("serving", **served)
         if before is not None:
             before.check()
+
+    def _drop_next(self) -> None:
+        """End a crew that has not begun: its threads must not be at work when the interpreter goes."""
+        if self._next is not None and wait([self._next], _LET_GO_S).done and self._next.exception() is None:
+            self._next.result().stop()
 
     def _unservable(self, name: str, error: StoreError) -> None:
         """Raise what waiting does not mend, unless there is something to go on with."""

@@ -69,13 +69,14 @@ def topics_of(role: str, index: str) -> tuple[str, ...]:
 
 def make_crew(settings: Settings, role: str, info: GenerationInfo) -> Crew:
     """The workers of a role, ready to start. Raises `StoreError`, and `GenerationError` for a metric out of reach."""
-    with ExitStack() as connections:
+    with ExitStack() as resources:
         workers = []
         for duty in _ROLES[role]:
             # As writers, those that only read as well: a worker has to know soon that the store is away, and every one
             # tries again by itself.
-            server = connections.enter_context(connect(settings.redis.url, writer=True))
-            workers.append(duty.make(settings, server, info))
+            server = resources.enter_context(connect(settings.redis.url, writer=True))
+            workers.append(worker := duty.make(settings, server, info))
+            resources.callback(worker.close)
         for worker in workers:
             worker.prepare()
-        return Crew(info, workers, connections.pop_all())
+        return Crew(info, workers, resources.pop_all())

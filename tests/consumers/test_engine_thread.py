@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
 from consumers.engine_thread import EngineThread, Question, Reply, RequestWorkerConfig
 from consumers.events import Record
@@ -195,6 +196,25 @@ def test_overload_and_lateness_are_answered_without_computing(desks: list[Desk])
     assert statuses.count(Status.REJECTED) == 28
     assert all(answers[name].retry_after_ms for name in asked if answers[name].status is Status.REJECTED)
     assert answers[late].status is Status.EXPIRED
+
+
+def test_the_metrics_tell_of_the_mirror_that_is_shown(desks: list[Desk]) -> None:
+    """Another generation's gets ready unseen; once it is shown, its changes are, and the old one's are not."""
+
+    def measured() -> list[float | None]:
+        return [REGISTRY.get_sample_value(f"hopstream_mirror_{name}") for name in ("items", "rows", "seq")]
+
+    old, new = Desk(snapshot(20)), Desk(snapshot(30))
+    desks += [old, new]
+    old.engine.start()
+    old.engine.show()
+    new.engine.start()
+    assert measured() == [20, 20, 7]
+    new.engine.show()
+    for desk, seq in ((old, 9), (new, 8)):
+        desk.engine.follow(Change(seq, 1, 31, {}, {}, ["i3"]))
+        desk.ask(RecommendRequest(user="nobody"))
+    assert measured() == [29, 31, 8]
 
 
 def test_what_ends_the_thread_is_raised() -> None:

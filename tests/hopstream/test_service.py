@@ -12,7 +12,7 @@ from hopstream.errors import GenerationError
 from hopstream.serving import service as module
 from hopstream.serving.crew import Crew
 from hopstream.serving.service import Service
-from index_store import Column, GenerationInfo, LayoutMismatch, StoreError, StoreUnavailable
+from index_store import Column, GenerationInfo, LayoutMismatch, LogGap, StoreError, StoreUnavailable
 from tests.consumers.stage import wait_until
 
 G1 = GenerationInfo("t", "g1", "inner_product", "inner_product.4", "", "sha", (Column("vectors", "<f4", 4),))
@@ -24,6 +24,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(module, "_RETRY_S", 0.01)
+    monkeypatch.setattr(module, "_LET_GO_S", 0.01)
 
 
 class FakeWorker:
@@ -35,6 +36,9 @@ class FakeWorker:
         self._end = threading.Event()
 
     def prepare(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
         """Nothing to do."""
 
     def run(self) -> None:
@@ -69,6 +73,7 @@ class World:
         self.making = threading.Event()
         self.made: list[FakeWorker] = []
         self.diary: list[str] = []
+        self.closed: list[str] = []
         self.service = Service(self, self, self.make_crew)
 
     def problem(self) -> tuple[str, str] | None:
@@ -89,7 +94,9 @@ class World:
             raise self.refusal
         workers = [FakeWorker(f"{info.name} {kind}", self.diary) for kind in ("requests", "items")]
         self.made += workers
-        return Crew(info, workers, ExitStack())
+        resources = ExitStack()
+        resources.callback(self.closed.append, info.name)
+        return Crew(info, workers, resources)
 
     @contextmanager
     def running(self) -> Iterator[list[BaseException]]:
@@ -141,12 +148,20 @@ def test_everything_that_is_missing_is_named_until_it_is_there() -> None:
     assert sorted(world.diary[-2:]) == ["g1 items ends", "g1 requests ends"]
 
 
-def test_a_store_that_goes_away_before_the_start_is_waited_for() -> None:
-    """It answered the wait and is gone when the mirror is loaded: no end of the process, but another try."""
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (StoreUnavailable("just gone"), "workers: the store does not answer"),
+        (LogGap("trimmed"), "workers: the index was written faster than it was loaded"),
+    ],
+)
+def test_a_store_that_cannot_be_loaded_from_yet_is_waited_for(refusal: StoreError, said: str) -> None:
+    """It answered the wait, and the mirror cannot be loaded: no end of the process, but another try, and the reason."""
     world = World()
-    world.refusal = StoreUnavailable("just gone")
+    world.refusal = refusal
     with world.running() as ended:
         wait_until(lambda: world.diary.count("g1 is made") > 2, "tries")
+        assert waits(world) == said
         world.refusal = None
         wait_until(lambda: world.serves("g1"), "the workers")
     assert ended == []
@@ -161,13 +176,14 @@ def test_workers_follow_the_active_generation_and_are_made_before_the_old_ones_g
         wait_until(lambda: world.serves("g2"), "the second")
         wait_until(lambda: len(world.diary) == 8, "their beginning")
     assert ended == []
+    assert world.closed == ["g1", "g2"]
     assert [entry.replace(" requests", "").replace(" items", "") for entry in world.diary[:8]] == [
         "g1 is made", "g1 begins", "g1 begins", "g2 is made", "g1 ends", "g1 ends", "g2 begins", "g2 begins",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "refusal", [GenerationError("no such file"), LayoutMismatch("newer"), StoreUnavailable("gone")]
+    "refusal", [GenerationError("no such file"), LayoutMismatch("newer"), StoreUnavailable("gone"), LogGap("trimmed")]
 )
 def test_a_generation_that_cannot_be_served_leaves_the_old_one_at_work(refusal: Exception) -> None:
     """It is tried again until it can, and nothing is stopped before."""
@@ -236,7 +252,7 @@ def test_a_worker_that_fails_while_it_drains_is_not_overlooked() -> None:
     assert str(ended[0]) == "not written"
 
 
-def test_a_stop_does_not_wait_for_workers_in_the_making() -> None:
+def test_a_stop_does_not_wait_long_for_workers_in_the_making() -> None:
     """A mirror may take minutes to load; nobody needs it any more."""
     world, let_go = World(), threading.Event()
     make: Callable[[GenerationInfo], Crew] = world.make_crew
@@ -253,3 +269,29 @@ def test_a_stop_does_not_wait_for_workers_in_the_making() -> None:
     let_go.set()
     assert ended == []
     assert world.diary == ["g1 is made"]
+
+
+def test_a_stop_ends_workers_that_get_ready_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they hold is let go, and the next generation's never begin."""
+    monkeypatch.setattr(module, "_LET_GO_S", 30.0)
+    world, let_go = World(), threading.Event()
+    make: Callable[[GenerationInfo], Crew] = world.make_crew
+
+    def slow(info: GenerationInfo) -> Crew:
+        if info == G2:
+            world.making.set()
+            let_go.wait()
+        return make(info)
+
+    world.service = Service(world, world, slow)
+    with world.running() as ended:
+        wait_until(lambda: world.serves("g1"), "the first")
+        world.making.clear()
+        world.store = G2
+        assert world.making.wait(30)
+        world.service.stop()
+        wait_until(lambda: world.closed == ["g1"], "the end of the first")
+        let_go.set()
+    assert ended == []
+    assert world.closed == ["g1", "g2"]
+    assert "g2 requests begins" not in world.diary

@@ -18,7 +18,8 @@ def serve(
     context: typer.Context,
     role: Annotated[Role, typer.Argument(help="Answer requests, apply updates, or both.")],
     until_stdin_closes: Annotated[
-        bool, typer.Option(help="End when standard input closes, for a supervisor that may be killed.")
+        bool,
+        typer.Option("--until-stdin-closes", help="End when standard input closes: the supervisor may be killed."),
     ] = False,
 ) -> None:
     """Run workers until SIGTERM or Ctrl-C."""

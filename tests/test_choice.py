@@ -42,7 +42,9 @@ def test_a_kafka_home_that_holds_no_kafka_is_refused(tmp_path: Path) -> None:
 def test_the_most_real_redis_there_is_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL wins over a server on PATH, that over a container, that over the wheel's; no password is shown."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert choose_redis({"HOPSTREAM_TEST_REDIS": "redis://:secret@host:6379/0"}).what.startswith("host:6379/0 ")
+    with monkeypatch.context() as nothing:
+        nothing.setattr("hopstream.embedded._candidates", lambda: iter(()))
+        assert choose_redis({"HOPSTREAM_TEST_REDIS": "redis://:secret@host:6379/0"}).what.startswith("host:6379/0 ")
     assert not choose_redis({}).real
     monkeypatch.setattr(choice, "docker_problem", lambda: None)
     assert choose_redis({}).what.startswith("container of ")

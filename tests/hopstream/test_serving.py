@@ -1,10 +1,10 @@
 """`hopstream serve` as a process, looked at through its endpoint."""
 
 import json
-import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -102,24 +102,21 @@ def activate(stage: Stage, name: str) -> None:
 
 def test_from_nothing_to_another_generation(kafka: str) -> None:
     """Everything is waited for and named; a change of generations loses no request and shows in answers."""
-    with tempfile.TemporaryDirectory() as folder:
-        redis = RedisProcess(Path(folder))
-        with serving("all", kafka, redis.url, index := f"s{os.getpid()}") as served:
-            try:
-                served.wait_for("the store: ")
-                assert served.get("/livez")[0] == 200
-                redis.start()
-                served.wait_for("a generation: none is active")
-                stage = Stage(kafka, redis.url, index=index)
-                served.wait_until_ready("g1")
-                change_under_load(stage, served)
-                stage.close()
-                served.process.terminate()
-                assert served.process.wait(60) == 0
-                events = [line["event"] for line in served.log]
-                assert events.count("waiting for the store") == events.count("waiting for a generation") == 1
-            finally:
-                redis.stop()
+    with ExitStack() as stack:
+        redis = RedisProcess(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        stack.callback(redis.stop)
+        served = stack.enter_context(serving("all", kafka, redis.url, index := f"s{uuid.uuid4().hex[:10]}"))
+        served.wait_for("the store: ")
+        assert served.get("/livez")[0] == 200
+        redis.start()
+        served.wait_for("a generation: none is active")
+        stage = stack.enter_context(closing(Stage(kafka, redis.url, index=index)))
+        served.wait_until_ready("g1")
+        change_under_load(stage, served)
+        served.process.terminate()
+        assert served.process.wait(60) == 0
+        events = [line["event"] for line in served.log]
+        assert events.count("waiting for the store") == events.count("waiting for a generation") == 1
 
 
 def change_under_load(stage: Stage, served: Serving) -> None:
@@ -165,38 +162,32 @@ def assert_measured(stage: Stage, served: Serving, answered: int) -> None:
 
 def test_without_the_store_requests_are_ready_and_updates_are_not(kafka: str) -> None:
     """Answers are degraded and /readyz says so; items and behaviours wait. With the store, all is as before."""
-    with redis_server() as url:
-        stage = Stage(kafka, url)
-        with (
-            serving("requests", kafka, url, stage.index) as requests,
-            serving("updates", kafka, url, stage.index) as updates,
-        ):
-            for served in (requests, updates):
-                served.wait_until_ready("g1")
-            with redis_away(url):
-                wait_until(lambda: requests.readiness()[1]["without"] == ["the store"], "a word about the store")
-                wait_until(lambda: updates.readiness()[0] == 503, "updates to wait")
-                assert requests.readiness()[0] == 200
-                assert requests.metrics()["hopstream_store_available"] == 0
-                assert requests.get("/livez")[0] == updates.get("/livez")[0] == 200
-            wait_until(lambda: requests.readiness()[1]["without"] == [], "the store")
-            updates.wait_until_ready("g1")
-        stage.close()
+    with (
+        redis_server() as url,
+        closing(Stage(kafka, url)) as stage,
+        serving("requests", kafka, url, stage.index) as requests,
+        serving("updates", kafka, url, stage.index) as updates,
+    ):
+        for served in (requests, updates):
+            served.wait_until_ready("g1")
+        with redis_away(url):
+            wait_until(lambda: requests.readiness()[1]["without"] == ["the store"], "a word about the store")
+            wait_until(lambda: updates.readiness()[0] == 503, "updates to wait")
+            assert requests.readiness()[0] == 200
+            assert requests.metrics()["hopstream_store_available"] == 0
+            assert requests.get("/livez")[0] == updates.get("/livez")[0] == 200
+        wait_until(lambda: requests.readiness()[1]["without"] == [], "the store")
+        updates.wait_until_ready("g1")
 
 
 def test_a_worker_that_loses_kafka_is_not_ready_and_alive(redis: str) -> None:
     """Whoever sends it nothing but requests over Kafka must know; restarting it would help nobody."""
-    with mock_kafka() as address:
-        stage = Stage(address, redis)
-        context = serving("requests", address, redis, stage.index)
-        served = context.__enter__()
-        served.wait_until_ready("g1")
-        stage.close()
-    try:
+    with ExitStack() as stack:
+        with mock_kafka() as address, closing(Stage(address, redis)) as stage:
+            served = stack.enter_context(serving("requests", address, redis, stage.index))
+            served.wait_until_ready("g1")
         served.wait_for("Kafka ")
         assert served.get("/livez")[0] == 200
-    finally:
-        context.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("role", ["requests", "all"])

@@ -110,7 +110,9 @@ def test_another_up_changes_nothing(deployment: Deployment) -> None:
 def test_a_crashed_worker_starts_again(deployment: Deployment) -> None:
     """A worker whose process dies is brought back without anybody, and a request meanwhile is answered."""
     before = deployment.containers()
-    deployment.compose("exec", "requests", "sh", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
+    # Detached: the shell goes with the container that it ends.
+    deployment.compose("exec", "--detach", "requests", "sh", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
+    wait_until(lambda: deployment.containers() != before, "the worker gone, or back")
     assert deployment.ask(ASKED) == BEST
     assert deployment.containers().keys() == before.keys()
     assert deployment.containers() != before

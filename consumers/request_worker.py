@@ -171,7 +171,6 @@ class RequestWorker:
     def _read(self, record: Record) -> Readable | None:
         """The request in a record; None where it is answered, or buried since nobody can be told."""
         try:
-            record.require_headers()
             headers = parse_request(record.headers)
         except MalformedMessage as error:
             self._outbox.bury(record, str(error))

@@ -30,13 +30,17 @@ class Letter:
         return replace(self, whole=False, reason=f"{size} bytes left out, too many for a letter: {self.reason}")
 
 
+def letter_for(record: Record, reason: str) -> Letter:
+    """The letter for a record that is given up, which is said and counted here, however often it has to be sent."""
+    place = {"topic": record.topic, "partition": record.ticket.partition, "offset": record.ticket.offset}
+    _log.warning("dead letter", **place, reason=reason)
+    metrics.DEAD_LETTERS.labels(record.topic).inc()
+    return Letter(record, reason)
+
+
 def send(writer: Writer, letter: Letter, on_delivered: Callable[[tuple[Letter, Delivery]], None]) -> None:
     """Queue a letter: the record's bytes and headers as they came, if it is whole. Raises as `Writer.write` does."""
     record, ticket, whole = letter.record, letter.record.ticket, letter.whole
-    if whole:
-        place = {"topic": record.topic, "partition": ticket.partition, "offset": ticket.offset}
-        _log.warning("dead letter", **place, reason=letter.reason)
-        metrics.DEAD_LETTERS.labels(record.topic).inc()
     try:
         DeadLetterProducer(writer).bury(
             DeadLetter(record.topic, ticket.partition, ticket.offset, letter.reason),
@@ -54,7 +58,7 @@ def bury_all(writer: Writer, records: Iterable[tuple[Record, str]]) -> None:
 
     Raises `ProducerError` if one is not.
     """
-    letters = [Letter(record, reason) for record, reason in records]
+    letters = [letter_for(record, reason) for record, reason in records]
     while letters:
         reports: list[tuple[Letter, Delivery]] = []
         for letter in letters:

@@ -9,7 +9,7 @@ import structlog
 from consumers import metrics
 from consumers.engine_thread import Reply
 from consumers.events import Record
-from consumers.graveyard import Letter, send
+from consumers.graveyard import Letter, letter_for, send
 from consumers.offsets import Ticket
 from messages import Recommendations, Status, Topics
 from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
@@ -41,24 +41,15 @@ class Outbox:
 
     def publish(self, reply: Reply) -> None:
         """Send an answer; where it cannot be told, the request becomes a dead letter. Raises as `settle` does."""
-        while True:
-            try:
-                report = self._report(reply.record, reply.recommendations)
-                self._publisher.publish(reply.headers, reply.recommendations, report)
-            except QueueFull as error:
-                # Kafka takes no answers: take in no requests either, until it does or gives up one of them.
-                _log.warning("answers wait", error=str(error))
-                self.settle()
-            except ProducerError as error:
-                self._unanswerable(reply.record, error)
-                return
-            else:
-                self.in_flight += 1
-                return
+        report = self._report(reply.record, reply.recommendations)
+        try:
+            self._queue(lambda: self._publisher.publish(reply.headers, reply.recommendations, report))
+        except ProducerError as error:
+            self._unanswerable(reply.record, error)
 
     def bury(self, record: Record, reason: str) -> None:
         """Send a dead letter. Raises `ProducerError`."""
-        self._send(Letter(record, reason))
+        self._send(letter_for(record, reason))
 
     def settle(self) -> None:
         """Take in the delivery reports that have come.
@@ -102,8 +93,19 @@ class Outbox:
         self.bury(record, f"no answer possible: {error}")
 
     def _send(self, letter: Letter) -> None:
-        send(self._writer, letter, lambda sent: self._reports.put((letter.record, *sent)))
-        self.in_flight += 1
+        self._queue(lambda: send(self._writer, letter, lambda sent: self._reports.put((letter.record, *sent))))
+
+    def _queue(self, write: Callable[[], object]) -> None:
+        """Write, for as long as it takes until there is room."""
+        while True:
+            try:
+                write()
+            except QueueFull as error:
+                # Take in no requests either, until Kafka takes records again or the client gives one of them up.
+                _log.warning("answers and dead letters wait", error=str(error))
+            else:
+                self.in_flight += 1
+                return
 
     def _report(self, record: Record, answer: Recommendations) -> OnDelivered:
         return lambda delivery: self._reports.put((record, answer, delivery))

@@ -10,7 +10,17 @@ import structlog
 
 from engine.index import ItemIndex
 from engine.model import Model
-from index_store import Change, Checkpoint, Column, Follower, GenerationInfo, LogGap, Snapshot, StoreError
+from index_store import (
+    Change,
+    Checkpoint,
+    Column,
+    Follower,
+    GenerationInfo,
+    LogGap,
+    Snapshot,
+    StoreError,
+    StoreUnavailable,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -19,7 +29,6 @@ ATTRIBUTE_WIDTH = 32
 
 _POLL_S = 0.2
 _RETRY_S = 0.5
-_STORE_AWAY = "store away, answering from the mirror"
 
 
 def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
@@ -87,7 +96,7 @@ class Mirror:
 
 
 @dataclass(slots=True)
-class Reached:
+class StreamPlace:
     """Where in the stream a mirror stands: at a checkpoint, or beyond it by changes that had none of their own."""
 
     checkpoint: Checkpoint | None = None
@@ -122,16 +131,16 @@ class MirrorFeed:
 
     While the store does not answer, what was seen last stays. A store that lost the shard counts as one that does not
     answer, and so does one that went back (restored from an older copy), until its writer has caught up with the
-    mirror: what is deleted must not come back. ``answered_at`` is when it did last, on the monotonic clock,
-    ``available`` whether it still does.
+    mirror: what is deleted must not come back. ``available`` says whether it answers in this sense, ``answered_at``
+    when the server last answered at all, on the monotonic clock.
     """
 
     def __init__(self, follower: Follower, deliver: Callable[[Snapshot | Change], None]) -> None:
         self._follower, self._deliver = follower, deliver
         self._stopping = threading.Event()
         self._failure: Exception | None = None
-        self._reached = Reached()
-        self._said = ""
+        self._place = StreamPlace()
+        self._said: set[tuple[str, object]] = set()
         self.available = False
         self.answered_at = 0.0
         self._thread = threading.Thread(target=self._run, name="mirror feed", daemon=True)
@@ -174,7 +183,7 @@ class MirrorFeed:
                 _log.warning("log gap, loading anew", error=str(gap))
             self._load_anew()
         except StoreError as error:
-            self._away(_STORE_AWAY, error=str(error))
+            self._unreadable(error)
 
     def _load(self) -> None:
         self._hand_on(self._follower.load())
@@ -184,27 +193,34 @@ class MirrorFeed:
         try:
             # Asked before anything is read: catching up takes long, and a snapshot is large.
             stored = self._follower.checkpoint()
-            if self._reached.is_ahead_of(stored):
+            self.answered_at = time.monotonic()
+            if self._place.is_ahead_of(stored):
                 offset = "none" if stored is None else stored.next_offset
                 self._away("store went back, answering from the mirror until it has caught up", offset=offset)
             else:
                 self._load()
         except StoreError as error:
-            self._away(_STORE_AWAY, error=str(error))
+            self._unreadable(error)
 
     def _hand_on(self, message: Snapshot | Change) -> None:
         self._deliver(message)
-        self._reached.take_over(message)
+        self._place.take_over(message)
 
     def _answered(self) -> None:
         self.answered_at, self.available = time.monotonic(), True
-        self._said = ""
+        self._said.clear()
+
+    def _unreadable(self, error: StoreError) -> None:
+        problem = "store away" if isinstance(error, StoreUnavailable) else "store cannot be followed"
+        self._away(f"{problem}, answering from the mirror", error=str(error))
 
     def _away(self, event: str, **details: object) -> None:
-        """Say it once, as long as nothing else comes between, and look again a little later."""
-        if event != self._said:
+        """Say what it is, each thing once until the store can be followed again, and look again a little later."""
+        what = event, details.get("error")
+        if what not in self._said:
             _log.warning(event, **details)
-        self.available, self._said = False, event
+            self._said.add(what)
+        self.available = False
         self._stopping.wait(_RETRY_S)
 
 

@@ -1,5 +1,6 @@
 """What a mirror does when the store is not where it was."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import structlog
 
-from consumers.mirror import MirrorFeed, Reached
+from consumers import mirror
+from consumers.mirror import MirrorFeed, StreamPlace
 from index_store import (
+    AccessDenied,
     Batch,
     Change,
     Checkpoint,
@@ -16,8 +19,11 @@ from index_store import (
     Follower,
     GenerationInfo,
     IndexStore,
+    Server,
     ShardWriter,
     Snapshot,
+    StoreError,
+    StoreUnavailable,
     connect,
 )
 from tests.consumers.stage import wait_until
@@ -29,9 +35,19 @@ def upto(offset: int, topic: str = "t1") -> Checkpoint:
 
 
 class WatchedFollower(Follower):
-    """Counts how often a feed has looked where the store stands."""
+    """Counts how often a feed has looked where the store stands, and fails as it is told."""
 
     looks = 0
+
+    def __init__(self, server: Server, info: GenerationInfo) -> None:
+        super().__init__(server, info, 0)
+        self.errors: list[StoreError] = []
+
+    def poll(self, timeout_s: float = 0.0) -> list[Change]:
+        """Fail in the next of the ways that were told, or look."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().poll(timeout_s)
 
     def checkpoint(self) -> Checkpoint | None:
         """Look, and be counted."""
@@ -48,7 +64,7 @@ class Shard:
         self.info = GenerationInfo(name, "g1", "inner_product", "m1", "", "", (Column("vectors", "<f4", 2),))
         self.writer = self.create()
         self.got: list[Snapshot | Change] = []
-        self.follower = WatchedFollower(self.server, self.info, 0)
+        self.follower = WatchedFollower(self.server, self.info)
         self.feed = MirrorFeed(self.follower, self.got.append)
 
     def close(self) -> None:
@@ -128,9 +144,11 @@ def test_a_restored_store_does_not_bring_deleted_items_back(shard: Shard, settle
     with structlog.testing.capture_logs() as logs:
         restore()
         wait_until(lambda: not shard.feed.available, "the gap")
+        gone_back = time.monotonic()
         shard.delete("a", upto(3) if settled else None)  # not as far as the mirror
         shard.wait_for_looks(2)
         assert not shard.feed.available
+        assert shard.feed.answered_at > gone_back  # the server does answer: histories can be read from it
         assert shard.items() == expected
         shard.put("c", upto(4))
         wait_until(lambda: shard.feed.available, "the writer to catch up")
@@ -154,6 +172,22 @@ def test_an_emptied_store_does_not_empty_the_mirror(redis: str, shard: Shard) ->
     shard.put("x", upto(2))
     wait_until(lambda: shard.feed.available, "as many records as before")
     assert shard.items() == {"a", "x"}
+
+
+def test_all_that_is_wrong_is_said_and_nothing_twice(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that comes back with another password is not merely away; it may say the same things in turns."""
+    monkeypatch.setattr(mirror, "_RETRY_S", 0.01)
+    away, denied = StoreUnavailable("connection refused"), AccessDenied("wrong password")
+    shard.feed.start()
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs:
+            shard.follower.errors = [away, denied, away, denied]
+            wait_until(lambda: not shard.feed.available, "the trouble")
+            wait_until(lambda: shard.feed.available, "its end")
+        assert [(line["event"].split(",")[0], line["error"]) for line in logs] == [
+            ("store away", "connection refused"),
+            ("store cannot be followed", "wrong password"),
+        ]
 
 
 def test_another_stream_s_index_is_taken_over_at_once(shard: Shard) -> None:
@@ -182,11 +216,11 @@ def test_another_stream_s_index_is_taken_over_at_once(shard: Shard) -> None:
 )
 def test_a_mirror_beyond_its_checkpoint_is_ahead_of_it(stored: Checkpoint | None, behind: bool) -> None:
     """Only positions of one stream can be compared; a change without one counts until the next that has one."""
-    reached = Reached()
-    assert not reached.is_ahead_of(stored)
-    reached.take_over(Snapshot(3, 1, 0, {}, {}, upto(5)))
-    assert not reached.is_ahead_of(upto(5))
-    reached.take_over(Change(4, 1, 0, {}, {}, ["a"]))
-    assert reached.is_ahead_of(stored) == behind
-    reached.take_over(Change(5, 1, 0, {}, {}, [], upto(6)))
-    assert not reached.is_ahead_of(upto(6))
+    place = StreamPlace()
+    assert not place.is_ahead_of(stored)
+    place.take_over(Snapshot(3, 1, 0, {}, {}, upto(5)))
+    assert not place.is_ahead_of(upto(5))
+    place.take_over(Change(4, 1, 0, {}, {}, ["a"]))
+    assert place.is_ahead_of(stored) == behind
+    place.take_over(Change(5, 1, 0, {}, {}, [], upto(6)))
+    assert not place.is_ahead_of(upto(6))

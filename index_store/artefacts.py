@@ -1,9 +1,10 @@
 """Metric artefacts in the store itself: a few named files each, under the digest of what is in them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 import msgpack
 
@@ -14,7 +15,7 @@ from index_store.keys import IndexKeys, check_name
 #: The most that an artefact may hold, in bytes: it takes the store's memory, and is read as a whole.
 MAX_ARTEFACT_BYTES = 512 << 20
 _CHUNK_BYTES = 1 << 20
-_MANIFEST = "manifest"  # written last: an artefact without one is not there
+_MANIFEST = "manifest"
 _MAX_MANIFEST_BYTES = 4096
 _UNFINISHED_S = 600  # an upload that was cut short goes by itself
 
@@ -34,9 +35,10 @@ class Artefacts:
         self._server, self._keys = server, IndexKeys(check_name("index", index))
 
     def put(self, files: Mapping[str, bytes]) -> str:
-        """Store an artefact and return its digest; one that is there already is written over with the same bytes.
+        """Store an artefact and return its digest; one that is there already is replaced by the same bytes.
 
-        A reader finds it complete or not at all. Raises `ArtefactTooLarge`.
+        A reader finds it complete or not at all. What an error left of the upload goes by itself: put it again.
+        Raises `ArtefactTooLarge`.
         """
         if (size := sum(map(len, files.values()))) > MAX_ARTEFACT_BYTES:
             raise ArtefactTooLarge(
@@ -44,14 +46,11 @@ class Artefacts:
                 "keep it in a folder that all workers can read, and create the generation --by-path"
             )
         digest = artefact_digest(files)
-        key = self._keys.artefact(digest)
-        finished = self._server.ask("HEXISTS", key, _MANIFEST)
-        for name, content in files.items():
-            for at in range(0, len(content), _CHUNK_BYTES):
-                self._server.ask("HSET", key, _field(name, at), content[at : at + _CHUNK_BYTES])
-                if not finished:
-                    self._server.ask("EXPIRE", key, _UNFINISHED_S)
-        self._server.ask_all([("HSET", key, _MANIFEST, _manifest(files)), ("PERSIST", key)], atomic=True)
+        upload, key = self._keys.upload(digest, uuid4().hex), self._keys.artefact(digest)
+        for field, content in _fields(files):
+            commands = [("HSET", upload, field, content), ("EXPIRE", upload, _UNFINISHED_S)]
+            self._server.ask_all(commands, atomic=True)
+        self._server.ask_all([("RENAME", upload, key), ("PERSIST", key)], atomic=True)
         return digest
 
     def get(self, digest: str) -> dict[str, bytes]:
@@ -73,6 +72,14 @@ class Artefacts:
                 raise ArtefactUnreadable(f"{key} in the store is damaged: {name} lacks what belongs at byte {at:,}")
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+def _fields(files: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """What the hash of an artefact holds: the manifest, and every file in chunks."""
+    yield _MANIFEST, _manifest(files)
+    for name, content in files.items():
+        for at in range(0, len(content), _CHUNK_BYTES):
+            yield _field(name, at), content[at : at + _CHUNK_BYTES]
 
 
 def _field(name: str, at: int) -> str:

@@ -38,6 +38,10 @@ class IndexKeys:
         """Hash: a manifest, and the chunks of the files that it names."""
         return f"{{{self.index}}}:artefact:{digest}"
 
+    def upload(self, digest: str, upload: str) -> str:
+        """Hash: an artefact that is being written, before it gets its name."""
+        return f"{self.artefact(digest)}:{upload}"
+
     @property
     def positions(self) -> str:
         """Hash: stream and partition -> checkpoint that every history bucket has reached."""

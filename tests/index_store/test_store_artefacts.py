@@ -1,5 +1,7 @@
 """Artefacts: what is put is what comes out, or nothing does."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,28 +44,51 @@ def test_indexes_do_not_share(server: Server) -> None:
         Artefacts(server, "other").get(digest)
 
 
-def test_an_upload_that_was_cut_short_is_not_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until its manifest is written an artefact cannot be read, and it goes by itself; a second try completes it."""
-    stored, sent = Artefacts(server, "shop"), 0
-    ask = server.ask
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("writes", [1, 2, 13])
+def test_an_upload_that_is_cut_short_leaves_no_trace(
+    server: Server, monkeypatch: pytest.MonkeyPatch, finished: bool, writes: int
+) -> None:
+    """Wherever it ends, nothing can be read, and what it wrote goes by itself; an artefact that is there stays."""
+    stored, ask_all = Artefacts(server, "shop"), server.ask_all
+    digest = stored.put(FILES) if finished else artefacts.artefact_digest(FILES)
 
-    def die_later(*command: object) -> object:
-        nonlocal sent
-        sent += command[0] == "HSET"
-        if sent > 5:
+    def die_later(*commands: Any, **options: Any) -> object:
+        nonlocal writes
+        writes -= 1
+        if writes < 0:
             raise StoreError("the process is gone")
-        return ask(*command)
+        return ask_all(*commands, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server, "ask", die_later)
+        patch.setattr(server, "ask_all", die_later)
         with pytest.raises(StoreError, match="gone"):
             stored.put(FILES)
-    digest = artefacts.artefact_digest(FILES)
-    with pytest.raises(ArtefactUnreadable, match="no artefact"):
-        stored.get(digest)
-    assert 0 < server.ask("TTL", IndexKeys("shop").artefact(digest)) <= 600
+    expiries = {key: server.ask("TTL", key) for key in server.ask("KEYS", "*")}
+    if finished:
+        assert expiries.pop(IndexKeys("shop").artefact(digest).encode()) == -1
+        assert stored.get(digest) == FILES
+    else:
+        with pytest.raises(ArtefactUnreadable, match="no artefact"):
+            stored.get(digest)
+    assert [0 < seconds <= 600 for seconds in expiries.values()] == [True]
     assert stored.put(FILES) == digest
     assert stored.get(digest) == FILES
+
+
+def test_two_uploads_of_one_artefact_do_not_disturb_each_other(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that begins and ends while another is under way: both are done, and nothing else is left."""
+    stored, ask_all = Artefacts(server, "shop"), server.ask_all
+
+    def be_overtaken(*commands: Any, **options: Any) -> object:
+        monkeypatch.undo()
+        Artefacts(server, "shop").put(FILES)
+        return ask_all(*commands, **options)
+
+    monkeypatch.setattr(server, "ask_all", be_overtaken)
+    digest = stored.put(FILES)
+    assert server.ask("KEYS", "*") == [IndexKeys("shop").artefact(digest).encode()]
+    assert server.ask("TTL", IndexKeys("shop").artefact(digest)) == -1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ _DEFAULTS: Mapping[str, object] = {
     "partitioner": "murmur2_random",  # the Java clients' default: one key, one partition, whoever writes
     "enable.idempotence": True,  # a retry neither doubles nor overtakes: the newer event stays the newer one
     "message.timeout.ms": 30_000,
+    # A topic that is not there is a fault of the record's, and told as one only if it comes before the time-out.
+    "topic.metadata.propagation.max.ms": 5_000,
     "linger.ms": 1,
     "queue.buffering.max.kbytes": 65_536,
 }
@@ -72,7 +74,7 @@ class Writer:
 
     @property
     def refusal(self) -> str:
-        """Why Kafka does not let this writer in, empty where it does or has not said yet."""
+        """Why Kafka does not let this writer in, empty since a record was written or where it has not said yet."""
         return str(self._complaints) if self._complaints.hopeless else ""
 
     def write(
@@ -94,7 +96,7 @@ class Writer:
         record: dict[str, Any] = {"key": key, "value": value, "headers": list(headers)}
         if partition is not None:
             record["partition"] = partition
-        record["on_delivery"] = _report(on_delivered or self._note, size)
+        record["on_delivery"] = self._report(on_delivered or self._note, size)
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -148,20 +150,21 @@ class Writer:
     def _note(self, delivery: Delivery) -> None:
         self._failure = self._failure or delivery.error
 
+    def _report(self, on_delivered: OnDelivered, size: int) -> Callable[[KafkaError | None, Message], None]:
+        """Return confluent-kafka's kind of callback around ours."""
 
-def _report(on_delivered: OnDelivered, size: int) -> Callable[[KafkaError | None, Message], None]:
-    """Return confluent-kafka's kind of callback around ours."""
-
-    def report(error: KafkaError | None, message: Message) -> None:
-        topic, partition, offset = message.topic() or "", message.partition(), message.offset()
-        on_delivered(
-            Delivery(
-                topic,
-                partition=-1 if partition is None else partition,
-                offset=-1 if offset is None or error else offset,
-                size=size,
-                error=DeliveryFailed(topic, describe_error(error)) if error else None,
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                self._complaints.settle()
+            topic, partition, offset = message.topic() or "", message.partition(), message.offset()
+            on_delivered(
+                Delivery(
+                    topic,
+                    partition=-1 if partition is None else partition,
+                    offset=-1 if offset is None or error else offset,
+                    size=size,
+                    error=DeliveryFailed(topic, describe_error(error)) if error else None,
+                )
             )
-        )
 
-    return report
+        return report

@@ -1,5 +1,6 @@
 """A consumer's connection to Kafka: its settings, how it joins and leaves a group, and which errors end it."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ _log = structlog.get_logger(__name__)
 
 _POLL_S = 0.002
 _LEAVE_S = 5.0
+_SAY_AGAIN_S = 600.0
 _METADATA_S = 1.0  # also the longest that a wish to stop goes unheard
 
 _DEFAULTS: Mapping[str, object] = {
@@ -59,12 +61,13 @@ def is_cooperative(settings: Mapping[str, object]) -> bool:
 
 
 def trouble_log(topic: str) -> Callable[[KafkaError], None]:
-    """A librdkafka `error_cb` that logs each kind of trouble once: librdkafka repeats it as long as it lasts."""
-    said: set[int] = set()
+    """A librdkafka `error_cb` that logs a kind of trouble now and then: librdkafka repeats it as long as it lasts."""
+    said_at: dict[int, float] = {}
 
     def note(error: KafkaError) -> None:
-        if error.code() not in said:
-            said.add(error.code())
+        now = time.monotonic()
+        if now - said_at.get(error.code(), -math.inf) >= _SAY_AGAIN_S:
+            said_at[error.code()] = now
             _log.warning("broker trouble", topic=topic, error=describe_error(error))
 
     return note

@@ -48,8 +48,11 @@ def test_the_embedded_broker_makes_the_topic_that_is_waited_for(stage: Stage) ->
     assert stage.topics.items in stage.producer.list_topics(timeout=10).topics
 
 
-def test_trouble_is_said_once_with_the_settings_to_check() -> None:
-    """Librdkafka repeats a refused password several times a second, and calls it a lost connection elsewhere."""
+def test_trouble_is_said_once_with_the_settings_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Librdkafka repeats a refused password several times a second, and calls it a lost connection elsewhere.
+
+    A later outage is said again.
+    """
     note = trouble_log("t.items")
     with capture_logs() as logs:
         for _ in range(3):
@@ -57,3 +60,7 @@ def test_trouble_is_said_once_with_the_settings_to_check() -> None:
             note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
     assert len(logs) == 2
     assert "sasl.password" in logs[0]["error"]
+    monkeypatch.setattr(connection, "_SAY_AGAIN_S", 0.0)
+    with capture_logs() as later:
+        note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    assert len(later) == 1

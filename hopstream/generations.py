@@ -10,6 +10,7 @@ from engine.errors import ArtifactError
 from engine.model import Model, learned_model, vector_model
 from hopstream.errors import GenerationError
 from index_store import (
+    IN_STORE,
     Artefacts,
     ArtefactUnreadable,
     GenerationInfo,
@@ -20,7 +21,6 @@ from index_store import (
     artefact_digest,
 )
 
-_IN_STORE = "redis"  # redis:DIGEST, in the store that holds the generation
 _IN_FOLDER = "file"  # file:///PATH, for every worker the same
 
 
@@ -33,7 +33,7 @@ def create_learned(store: IndexStore, artefact: Path, degree: int, *, by_path: b
     folder = artefact.resolve()
     metric = MetricArtifact.load(folder)
     files = {} if by_path else metric.to_files()
-    uri = folder.as_uri() if by_path else f"{_IN_STORE}:{artefact_digest(files)}"
+    uri = folder.as_uri() if by_path else f"{IN_STORE}:{artefact_digest(files)}"
     info = _known(store, _describe(store, learned_model(metric), uri, degree))
     if info.artefact_uri == uri and not by_path:
         # Before the generation that names it; and once more with every repetition, which mends a damaged one.
@@ -67,12 +67,12 @@ def load_model(info: GenerationInfo, server: Server) -> Model:
 
 
 def _metric(info: GenerationInfo, server: Server) -> MetricArtifact:
+    if (digest := info.stored_artefact) is not None:
+        return MetricArtifact.from_files(Artefacts(server, info.index).get(digest))
     uri = urlparse(info.artefact_uri)
-    if uri.scheme == _IN_STORE:
-        return MetricArtifact.from_files(Artefacts(server, info.index).get(uri.path))
     if uri.scheme == _IN_FOLDER:
         return MetricArtifact.load(Path(unquote(uri.path)))
-    raise ArtefactUnreadable(f"this release reads {_IN_STORE}: and {_IN_FOLDER}: only")
+    raise ArtefactUnreadable(f"this release reads {IN_STORE}: and {_IN_FOLDER}: only")
 
 
 def _describe(store: IndexStore, model: Model, uri: str, degree: int) -> GenerationInfo:

@@ -14,6 +14,7 @@ from index_store.errors import (
     ArtefactTooLarge,
     ArtefactUnreadable,
     BatchTooLarge,
+    GenerationActive,
     GenerationMismatch,
     InvalidAddress,
     InvalidBatch,
@@ -31,7 +32,7 @@ from index_store.errors import (
     UnsuitableServer,
 )
 from index_store.follower import Follower, Snapshot
-from index_store.generations import LAYOUT, Column, GenerationInfo, IndexStore, ShardState
+from index_store.generations import IN_STORE, LAYOUT, Column, GenerationInfo, IndexStore, ShardState
 from index_store.histories import BUCKETS, History, HistoryStore, bucket_of
 from index_store.history_writer import HistoryEvent, HistoryWriter
 from index_store.sources import Sources
@@ -39,6 +40,7 @@ from index_store.writer import Outcome, Position, ShardWriter
 
 __all__ = [
     "BUCKETS",
+    "IN_STORE",
     "LAYOUT",
     "MAX_BATCH_BYTES",
     "AccessDenied",
@@ -51,6 +53,7 @@ __all__ = [
     "Checkpoint",
     "Column",
     "Follower",
+    "GenerationActive",
     "GenerationInfo",
     "GenerationMismatch",
     "History",

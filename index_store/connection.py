@@ -176,5 +176,8 @@ def _translate(error: redis.RedisError) -> StoreError:
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
         return StoreUnavailable(f"the store does not answer ({error}): is the server up, and is it the primary?")
     if isinstance(error, redis.OutOfMemoryError):
-        return StoreFull(f"the store is full ({error}): raise `maxmemory`, or drop an old generation")
+        return StoreFull(
+            f"the store is full ({error}): raise `maxmemory`, or drop an old generation "
+            "(`hopstream index drop --generation`)"
+        )
     return StoreError(f"the store refused a command: {error}")

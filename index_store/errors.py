@@ -9,6 +9,7 @@ StoreError
 ├── UnsuitableServer        too old, or with an eviction policy that loses keys
 ├── LayoutMismatch          the keys were written by another layout version of hopstream
 ├── UnknownGeneration       no generation of that name in this index (or the store was emptied)
+├── GenerationActive        the generation answers, and cannot be dropped
 ├── GenerationMismatch      the generation is there but is not the one that was meant
 ├── InvalidBatch            (also a ValueError) refused before anything was sent
 │   └── BatchTooLarge       over the size limit of one log entry
@@ -57,6 +58,10 @@ class LayoutMismatch(StoreError):
 
 class UnknownGeneration(StoreError):
     """There is no such generation."""
+
+
+class GenerationActive(StoreError):
+    """The generation answers, and cannot be dropped."""
 
 
 class GenerationMismatch(StoreError):

@@ -32,6 +32,14 @@ local function create(keys, args)
   return { 'created' }
 end
 
+-- KEYS state, ids, log, leases, blocks... | ARGV rows of these blocks
+local function drop(keys, args)
+  local rows = redis.call('HGET', keys[1], 'rows')
+  if rows and rows ~= args[1] then return { 'conflict' } end
+  in_steps('UNLINK', keys[1], keys)
+  return { 'dropped' }
+end
+
 -- KEYS state | ARGV digest
 local function take(keys, args)
   local digest = redis.call('HGET', keys[STATE], 'digest')
@@ -218,6 +226,7 @@ local function advance(keys, args)
 end
 
 redis.register_function('create_@VERSION@', create)
+redis.register_function { function_name = 'drop_@VERSION@', callback = drop, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'take_@VERSION@', callback = take, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'lease_@VERSION@', callback = lease, flags = { 'allow-oom' } }
 redis.register_function { function_name = 'trim_@VERSION@', callback = trim, flags = { 'allow-oom' } }

@@ -1,7 +1,7 @@
 """Generations of an index: what they hold, and which of them answers."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha1
 from typing import Self
@@ -11,11 +11,13 @@ import numpy as np
 
 from index_store.checkpoint import Checkpoint
 from index_store.connection import Server
-from index_store.errors import GenerationMismatch, LayoutMismatch, StoreError, UnknownGeneration
+from index_store.errors import GenerationActive, GenerationMismatch, LayoutMismatch, StoreError, UnknownGeneration
 from index_store.keys import IndexKeys, ShardKeys, check_name
 
 #: Version of keys and values in the store; another one is refused.
 LAYOUT = 2
+#: Scheme of the URI of an artefact in the store that holds the generation: `redis:DIGEST`.
+IN_STORE = "redis"
 _MAX_BLOCK_BYTES = 64 << 20
 
 
@@ -77,6 +79,17 @@ class GenerationInfo:
             raise ValueError(f"shard {shard}: generation {self.name!r} has {self.shards}")
         return ShardKeys(self.index, shard, self.name)
 
+    def blocks(self, shard: int, rows: int) -> list[str]:
+        """The keys of all blocks of a shard of so many rows."""
+        keys, numbers = self.keys(shard), range(-(-rows // self.block_rows))
+        return [keys.block(column.name, number) for column in self.columns for number in numbers]
+
+    @property
+    def stored_artefact(self) -> str | None:
+        """The digest of its artefact if that lies in the store, else None."""
+        scheme, _, digest = self.artefact_uri.partition(":")
+        return digest if scheme == IN_STORE else None
+
     def pack(self) -> bytes:
         """As msgpack."""
         return bytes(msgpack.packb(asdict(self)))
@@ -105,7 +118,7 @@ class GenerationInfo:
         if outcome == b"missing":
             return UnknownGeneration(
                 f"the store has no shard of generation {self.name!r} of {self.index!r}: call create_generation and "
-                "load it; if it was there before, the store has lost its data"
+                "load it; if it was there before, the store has lost its data, or a drop was cut short: drop it again"
             )
         return GenerationMismatch(
             f"generation {self.name!r} of {self.index!r} was created with other metadata: "
@@ -165,8 +178,11 @@ class IndexStore:
         return GenerationInfo.unpack(packed)
 
     def activate(self, name: str) -> None:
-        """Let generation `name` answer from now on; raises `UnknownGeneration`."""
-        self.server.ask("SET", self._keys.active, self.generation(name).name)
+        """Let generation `name` answer from now on; raises `UnknownGeneration` unless all its shards are there."""
+        info = self.generation(name)
+        for shard in range(info.shards):
+            self.shard(info, shard)
+        self.server.ask("SET", self._keys.active, name)
 
     def active(self) -> GenerationInfo | None:
         """The generation that answers, if one was activated."""
@@ -182,6 +198,28 @@ class IndexStore:
             raise info.refuse(b"missing")
         return ShardState(int(epoch), int(seq), int(rows), Checkpoint.unpack(checkpoint))
 
+    def drop_generation(self, name: str) -> None:
+        """Delete a generation that does not answer, and its artefact in the store unless another one has the same.
+
+        Source records and histories stay. A shard goes as a whole, whoever still writes or follows it finds it missing,
+        and the metadata go last: what an interruption leaves cannot be activated, and dropping it again finishes.
+
+        Raises `UnknownGeneration`, or `GenerationActive` for the one that answers.
+        """
+        info = self.generation(name)
+        if self.server.ask("GET", self._keys.active) == name.encode():
+            raise GenerationActive(
+                f"generation {name!r} of {self.index!r} answers: let another one answer first (`hopstream index "
+                "activate` or `create`), or drop the index as a whole"
+            )
+        for shard in range(info.shards):
+            self._drop_shard(info, shard)
+        unused: list[Sequence[str]] = [("HDEL", self._keys.generations, name)]
+        digest = info.stored_artefact
+        if digest and not any(other.stored_artefact == digest for other in self.generations() if other != info):
+            unused.append(("UNLINK", self._keys.artefact(digest)))
+        self.server.ask_all(unused, atomic=True)
+
     def drop(self) -> int:
         """Delete everything that the store holds of this index; the number of keys. Its workers must have ended."""
         found = 0
@@ -190,6 +228,13 @@ class IndexStore:
             for keys in self.server.scan_keys(pattern):
                 found += int(self.server.ask("UNLINK", *keys))
         return found
+
+    def _drop_shard(self, info: GenerationInfo, shard: int) -> None:
+        keys, outcome = info.keys(shard), b"conflict"
+        while outcome == b"conflict":  # its writer is at work, and has added rows
+            rows = int(self.server.ask("HGET", keys.state, "rows") or 0)
+            blocks = info.blocks(shard, rows)
+            outcome, *_ = self.server.call("drop", [keys.state, keys.ids, keys.log, keys.leases, *blocks], [rows])
 
     def _check_layout(self, stored: bytes | None) -> None:
         if stored is not None and int(stored) != LAYOUT:

@@ -85,7 +85,7 @@ class ShardInspector:
     """Reads what a follower has no need of."""
 
     def __init__(self, server: Server, info: GenerationInfo, shard: int) -> None:
-        self._server, self._info, self._keys = server, info, info.keys(shard)
+        self._server, self._info, self._shard, self._keys = server, info, shard, info.keys(shard)
 
     def size(self) -> ShardSize:
         """How much there is."""
@@ -145,8 +145,7 @@ class ShardInspector:
         return answer, moment
 
     def _block_bytes(self, rows: int) -> int:
-        numbers = range(-(-rows // self._info.block_rows))
-        blocks = [self._keys.block(column.name, number) for column in self._info.columns for number in numbers]
+        blocks = self._info.blocks(self._shard, rows)
         total = 0
         for first in range(0, len(blocks), _COMMANDS):
             some = blocks[first : first + _COMMANDS]

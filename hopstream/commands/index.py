@@ -43,24 +43,45 @@ def create(
     typer.echo(f"generation {info.name} of index {info.index} ({source}) is active from now on")
 
 
+@app.command("activate")
+def activate(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A generation that `index info` names.")]
+) -> None:
+    """Let another generation answer from now on, such as the one before; its workers bring it up to date."""
+    from index_store import IndexStore, connect
+
+    settings: Settings = context.obj()
+    with connect(settings.redis.url) as server:
+        IndexStore(server, settings.index.name).activate(name)
+    typer.echo(f"generation {name} of index {settings.index.name} is active from now on")
+
+
 @app.command("drop")
 def drop(
     context: typer.Context,
+    generation: Annotated[str | None, typer.Option(help="Only this one, which must not be active.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete everything that Redis holds of an index: generations, metrics, histories. Its topics stay.
 
-    End its workers first. A new generation is then built from the beginning of the topics.
+    End its workers first. A new generation is then built from the beginning of the topics. With --generation nothing
+    but that generation goes, and its metric; end only workers that still serve it.
     """
     from index_store import IndexStore, connect
 
     settings: Settings = context.obj()
     index = settings.index.name
+    # An empty name, of a shell's unset variable, is no wish to delete everything.
+    what = f"index {index}" if generation is None else f"generation {generation} of index {index}"
     if not yes:
-        typer.confirm(f"Delete index {index} from {settings.shown()['redis']['url']}?", abort=True, err=True)
+        typer.confirm(f"Delete {what} from {settings.shown()['redis']['url']}?", abort=True, err=True)
     with connect(settings.redis.url) as server:
-        keys = IndexStore(server, index).drop()
-    typer.echo(f"{keys:,} keys of index {index} deleted")
+        store = IndexStore(server, index)
+        if generation is None:
+            typer.echo(f"{store.drop():,} keys of {what} deleted")
+        else:
+            store.drop_generation(generation)
+            typer.echo(f"{what} deleted")
 
 
 @app.command("info")

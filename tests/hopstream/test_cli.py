@@ -127,6 +127,29 @@ def test_an_index_is_created_where_there_is_none() -> None:
     assert "generation inner_product-8 of index default is active: nothing to do" in second.stdout
 
 
+def test_an_old_generation_answers_again_or_goes() -> None:
+    """`activate` and `drop --generation` say what they did in a line; the active one stays, unknown ones are named."""
+    with redis_server() as url:
+
+        def index(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return run("--redis", url, "index", *arguments)
+
+        for dimensions in ("8", "16"):
+            assert index("create", "--dimensions", dimensions).returncode == 0
+        back = index("activate", "inner_product-8")
+        assert back.stdout == "generation inner_product-8 of index default is active from now on\n"
+        refused = index("drop", "--generation", "inner_product-8", "--yes")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "hopstream index activate" in refused.stderr
+        gone = index("drop", "--generation", "inner_product-16", "--yes")
+        assert gone.stdout == "generation inner_product-16 of index default deleted\n"
+        for name in ("inner_product-16", ""):
+            for unknown in (index("drop", "--generation", name, "--yes"), index("activate", name)):
+                assert (unknown.returncode, unknown.stdout) == (1, "")
+                assert f"has no generation '{name}'" in unknown.stderr
+        assert index("activate", "inner_product-8").returncode == 0
+
+
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "its standard input closes"])
 def test_a_worker_that_waits_for_its_generation_ends_when_told(end: str) -> None:
     """`serve` says what it waits for, and leaves with exit code 0 by a signal or when its supervisor is gone."""

@@ -1,6 +1,5 @@
 """Generations, fitness of the server, and whether a stream may be resumed."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,14 @@ import pytest
 from index_store import (
     LAYOUT,
     AccessDenied,
-    Batch,
     Checkpoint,
     Column,
     GenerationInfo,
     GenerationMismatch,
-    HistoryEvent,
-    HistoryWriter,
     IndexStore,
     InvalidAddress,
     LayoutMismatch,
     Server,
-    ShardWriter,
     StoreUnavailable,
     Stream,
     StreamChanged,
@@ -36,21 +31,6 @@ from tests.servers import redis_server
 
 STORED = Checkpoint(next_offset=7, cluster_id="c", topic_id="t", partitions=4, timestamp_ms=1_000)
 STREAM = Stream(cluster_id="c", topic_id="t", partitions=4, first=3, end=9, delete_retention_ms=1_000)
-
-
-def test_an_index_goes_as_a_whole_and_alone(
-    server: Server, writing: Server, info: GenerationInfo, writer: ShardWriter, one_row: Callable[..., Batch]
-) -> None:
-    """Rows, log, sources and histories of the index go; an index whose name begins like its name stays."""
-    writer.apply(one_row(1, next_offset=5))
-    histories = HistoryWriter(writing, "shop", 0)
-    histories.take()
-    histories.append([HistoryEvent(0, "u", "buy", "i", 1)], Checkpoint(1, "c", "t", 1, 0))
-    other = replace(info, index="shop2")
-    IndexStore(server, "shop2").create_generation(other)
-    kept = [key for key in server.ask("KEYS", "*") if key.startswith(b"{shop2")]
-    assert IndexStore(server, "shop").drop() > 5
-    assert sorted(server.ask("KEYS", "*")) == sorted(kept)
 
 
 def test_the_pointer_says_which_generation_answers(server: Server, info: GenerationInfo) -> None:

@@ -13,9 +13,9 @@ from consumers.item_writer import ItemHandler
 from hopstream.inspection import topic_audit
 from hopstream.inspection.verification import Report, verify
 from hopstream.settings import IndexSettings, KafkaSettings, RedisSettings, Settings
-from index_store import Checkpoint, Server, inspection
+from index_store import Checkpoint, IndexStore, Server, inspection
 from index_store.errors import ShardDamaged
-from messages import Item, encode
+from messages import Item, decode_item, encode
 from tests.consumers.stage import DEGREE, DIMENSIONS, PARAMS, Stage, make_items, running, wait_until
 from tests.consumers.test_item_writer import entries, entry
 
@@ -189,6 +189,28 @@ def test_another_generation_that_is_further_on_is_no_fault(filled: Stage) -> Non
     report = check(filled)
     assert report.sound
     assert any("another generation" in note for note in report.notes)
+
+
+def test_a_generation_that_has_read_nothing_yet_is_sound(filled: Stage) -> None:
+    """The records that another one wrote are not its fault; those that it wrote itself at an unknown position are."""
+    fresh = replace(filled.info, name="g2")
+    IndexStore(filled.server, filled.index).create_generation(fresh)
+    report = check(filled, generation="g2")
+    assert (report.faults, report.items) == ((), 0)
+    assert any("another generation" in note for note in report.notes)
+    filled.server.ask("HDEL", filled.info.keys(0).state, "checkpoint")
+    assert "sources_elsewhere" in kinds(check(filled))
+
+
+def test_another_processor_may_round_otherwise(filled: Stage) -> None:
+    """A vector that is off by less than a ten-thousandth of its length is the same, one by more is not."""
+    record = filled.server.ask("HGET", filled.info.keys(0).sources, "i5")
+    item = decode_item(record)
+    assert item.vector is not None
+    for part, differs in ((5e-5, False), (2e-4, True)):
+        moved = item.vector + part * np.linalg.norm(item.vector) * np.eye(DIMENSIONS)[0]
+        write_row(filled, "vectors", 5, moved)
+        assert ("vector_differs" in kinds(check(filled))) == differs
 
 
 def test_a_writer_at_work_is_no_fault(filled: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

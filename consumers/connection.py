@@ -4,13 +4,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from operator import methodcaller
+from typing import Any, cast
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from consumers.errors import IntakeFailed
+from messages import Headers
 from producers import describe_error, has_controller, make_client
 
 _log = structlog.get_logger(__name__)
@@ -19,6 +21,11 @@ _POLL_S = 0.002
 _LEAVE_S = 5.0
 _SAY_AGAIN_S = 600.0
 _METADATA_S = 1.0  # also the longest that a wish to stop goes unheard
+
+# For a name that is not UTF-8 the client sets an error and returns headers all the same, with a null pointer in them.
+# A plain call that Python has specialised does not see the error, and using the pointer kills the process; this one
+# does, the first time. The second time there is none.
+_client_headers = methodcaller("headers")
 
 _DEFAULTS: Mapping[str, object] = {
     "enable.auto.commit": False,
@@ -123,6 +130,14 @@ def raise_if_beyond_repair(error: KafkaError) -> None:
         )
     if error.fatal() or error.code() in _BEYOND_REPAIR:
         raise IntakeFailed(f"{error.name()}: {error.str()}")
+
+
+def headers_of(message: Message) -> Headers | None:
+    """A record's headers, to be asked for once; None where a name is not UTF-8."""
+    try:
+        return cast("Headers", _client_headers(message) or ())
+    except SystemError:
+        return None
 
 
 def as_bytes(value: str | bytes | None) -> bytes | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from consumers.offsets import Ticket
-from messages import Headers
+from messages import Headers, MalformedMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +11,7 @@ class Record:
     """One record as it came; its ticket goes back when it is done.
 
     reading: what `Intake.start_at` returned for the start that this record was read after, 0 without one.
-    timestamp_ms: −1 where the broker tells none.
+    headers: None where they cannot be read. timestamp_ms: −1 where the broker tells none.
     """
 
     ticket: Ticket
@@ -19,8 +19,13 @@ class Record:
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: Headers | None
     timestamp_ms: int
+
+    def require_headers(self) -> None:
+        """Raise `MalformedMessage` for headers that cannot be read."""
+        if self.headers is None:
+            raise MalformedMessage("headers", "a name is not UTF-8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The poll thread: owns one Kafka consumer, hands records out, commits what is done.
 
 It never computes. Records, assignments and revocations go to a queue; completions and start positions come back through
-another. Where a partition has as many unfinished records as the window allows, it is paused.
+another. Where a partition has as many unfinished records as the window allows, or bytes of them, it is paused.
 """
 
 import itertools
@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import cast
 
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -18,6 +17,7 @@ from consumers.commits import Commits
 from consumers.connection import (
     as_bytes,
     consumer_settings,
+    headers_of,
     is_cooperative,
     leave,
     raise_if_beyond_repair,
@@ -37,6 +37,8 @@ _log = structlog.get_logger(__name__)
 _BUSY_WAIT_S = 0.002  # with answers outstanding: their completions should not wait for a record to come
 _IDLE_WAIT_S = 0.05
 _BATCH = 512
+_WINDOW_BYTES = 64 << 20  # of a partition, in memory until they are done
+_HEADER_BYTES = 128  # about what Python needs for a header beyond its name and value
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Intake:
         self.topic = topic
         self.membership = Membership(topic, group, (options or {}).get("group.protocol"))
         self.heart = Heartbeat(f"intake {topic}")
-        self._tracker = OffsetTracker(window)
+        self._tracker = OffsetTracker(window, _WINDOW_BYTES)
         self._commits = Commits(topic, self._tracker)
         self._settings = {
             **consumer_settings(bootstrap_servers, group, options, positioned=positioned), **SETTINGS,
@@ -166,7 +168,7 @@ class Intake:
                 break
             self._receive(message)
             wait_s = 0
-        self._pause_full_partitions()
+        self._resume_partitions()
         self._commits.commit_if_due(self._consumer)
 
     def _drain(self) -> None:
@@ -192,17 +194,13 @@ class Intake:
         if self._tracker.seen(partition, offset):
             # Seen after a pause: the client can go back within an assignment. What is out or done already is not news.
             return
-        self._deliver(
-            Record(
-                self._tracker.delivered(partition, offset),
-                self._reading.get(partition, 0),
-                self.topic,
-                as_bytes(message.key()),
-                as_bytes(message.value()),
-                cast("Headers", message.headers() or ()),
-                message.timestamp()[1],
-            )
-        )
+        key, value, headers = as_bytes(message.key()), as_bytes(message.value()), headers_of(message)
+        ticket = self._tracker.delivered(partition, offset, _size(key, value, headers))
+        reading = self._reading.get(partition, 0)
+        self._deliver(Record(ticket, reading, self.topic, key, value, headers, message.timestamp()[1]))
+        if self._tracker.window_full(partition):
+            self._consumer.pause([TopicPartition(self.topic, partition)])
+            self._paused.add(partition)
 
     def _take_trouble(self, error: KafkaError) -> None:
         """Go on after an error that the client mends; who polled too late has lost what was assigned."""
@@ -279,13 +277,14 @@ class Intake:
         self._reading.pop(partition, None)
         self._paused.discard(partition)
 
-    def _pause_full_partitions(self) -> None:
-        for partition in self._reading if self._positioned else self._assigned:
-            here = [TopicPartition(self.topic, partition)]
-            full = self._tracker.window_full(partition)
-            if full and partition not in self._paused:
-                self._consumer.pause(here)
-                self._paused.add(partition)
-            elif not full and partition in self._paused:
-                self._consumer.resume(here)
-                self._paused.discard(partition)
+    def _resume_partitions(self) -> None:
+        """Read on where a partition was full and is no longer."""
+        for partition in [paused for paused in self._paused if not self._tracker.window_full(paused)]:
+            self._consumer.resume([TopicPartition(self.topic, partition)])
+            self._paused.discard(partition)
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Headers | None) -> int:
+    """About how many bytes of memory a record takes."""
+    pairs = sum(len(name) + len(content or b"") + _HEADER_BYTES for name, content in headers or ())
+    return len(key or b"") + len(value or b"") + pairs

@@ -20,7 +20,8 @@ class _Partition:
 
     assignment: int
     delivered: deque[int] = field(default_factory=deque)  # not yet passed, in order; finished ones among them
-    open: set[int] = field(default_factory=set)
+    open: dict[int, int] = field(default_factory=dict)  # offset → bytes
+    open_bytes: int = 0
     newest: int = -1
     position: int = -1  # the next offset to commit; −1: none yet
     committed: int = -1
@@ -30,21 +31,21 @@ class OffsetTracker:
     """Keeps, per partition, the place up to which every delivered message is done.
 
     *Contiguous* means in the order delivered: a topic with transactions or compaction has holes in its numbers. A
-    partition whose oldest open message lies `window` messages behind the newest is full and is to be paused. What was
-    delivered under an earlier assignment of a partition no longer counts. Not thread-safe: the poll thread owns it.
-    Each call is O(1) amortised, `committable` O(partitions).
+    partition whose oldest open message lies `window` messages behind the newest, or whose open messages hold
+    `window_bytes`, is full and is to be paused. What was delivered under an earlier assignment of a partition no longer
+    counts. Not thread-safe: the poll thread owns it. Each call is O(1) amortised, `committable` O(partitions).
     """
 
-    def __init__(self, window: int) -> None:
-        """Let at most `window` messages (1 or more) of a partition wait for the oldest open one."""
-        if window < 1:
-            raise ValueError(f"a window of {window} messages admits nothing")
-        self._window = window
+    def __init__(self, window: int, window_bytes: int) -> None:
+        """Let a partition have so many messages, and so many bytes, until it is full (1 or more of both)."""
+        if window < 1 or window_bytes < 1:
+            raise ValueError(f"a window of {window} messages and {window_bytes} bytes admits nothing")
+        self._window, self._window_bytes = window, window_bytes
         self._partitions: dict[int, _Partition] = {}
         self._assignments = 0
 
-    def delivered(self, partition: int, offset: int) -> Ticket:
-        """Note a message as open; the first one of a partition begins its assignment.
+    def delivered(self, partition: int, offset: int, size: int) -> Ticket:
+        """Note a message of `size` bytes as open; the first one of a partition begins its assignment.
 
         Raises `ValueError` for an offset that does not follow the last one: seeking back begins with `forget`.
         """
@@ -56,7 +57,8 @@ class OffsetTracker:
             raise ValueError(f"partition {partition}: offset {offset} delivered after {state.newest}")
         state.newest = offset
         state.delivered.append(offset)
-        state.open.add(offset)
+        state.open[offset] = size
+        state.open_bytes += size
         return Ticket(partition, offset, state.assignment)
 
     def seen(self, partition: int, offset: int) -> bool:
@@ -69,7 +71,7 @@ class OffsetTracker:
         state = self._partitions.get(ticket.partition)
         if state is None or state.assignment != ticket.assignment or ticket.offset not in state.open:
             return False
-        state.open.remove(ticket.offset)
+        state.open_bytes -= state.open.pop(ticket.offset)
         while state.delivered and state.delivered[0] not in state.open:
             state.position = state.delivered.popleft() + 1
         return True
@@ -90,9 +92,9 @@ class OffsetTracker:
                 state.committed = max(state.committed, min(position, state.position))
 
     def window_full(self, partition: int) -> bool:
-        """Say whether as many messages wait for the oldest open one as may."""
+        """Say whether as many messages wait for the oldest open one as may, or as many bytes are open."""
         state = self._partitions.get(partition)
-        return state is not None and len(state.delivered) >= self._window
+        return state is not None and (len(state.delivered) >= self._window or state.open_bytes >= self._window_bytes)
 
     def open_messages(self) -> int:
         """Count the messages that were delivered and are not finished."""

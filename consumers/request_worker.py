@@ -175,6 +175,7 @@ class RequestWorker:
         except MalformedMessage as error:
             self._outbox.bury(record, str(error))
             return None
+            record.require_headers()
         if not self._topics.is_replies(headers.reply_to):
             self._outbox.bury(record, f"reply_to: {headers.reply_to} is no topic for answers")
             return None

@@ -267,6 +267,7 @@ class StateConsumer(Generic[Decoded]):
         read, blocked = records, None
         for number, record in enumerate(records):
             try:
+                record.require_headers()
                 key = _key(record)
                 entries.append(Entry(key, self._handler.decode(key, record), record))
             except UnsupportedSchema:

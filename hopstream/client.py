@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 from confluent_kafka import KafkaException, Message
 
+from consumers.connection import headers_of
 from hopstream.errors import (
     AnswerUnreadable,
     ClientClosed,
@@ -29,7 +30,6 @@ from hopstream.errors import (
 from hopstream.open_requests import OpenRequest, OpenRequests
 from hopstream.reply_topic import ReplyTopic
 from messages import (
-    Headers,
     HistoryEntry,
     MalformedMessage,
     MessageError,
@@ -209,7 +209,7 @@ class RecommendClient:
 
     def _receive(self, message: Message) -> None:
         try:
-            correlation_id = parse_correlation_id(cast("Headers", message.headers() or ()))
+            correlation_id = parse_correlation_id(headers_of(message))
         except MalformedMessage:
             self._ignored = replace(self._ignored, malformed=self._ignored.malformed + 1)
             return

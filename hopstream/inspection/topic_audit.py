@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha1
 
-from consumers.connection import as_bytes
+from consumers.connection import as_bytes, headers_of
 from consumers.events import Record
 from consumers.item_writer import ItemHandler
 from consumers.offsets import Ticket
@@ -64,7 +64,7 @@ class TopicAudit:
             self._last = message.offset() or 0
             self._take(Record(
                 Ticket(self._partition, self._last, 0), 0, self._topic, as_bytes(message.key()),
-                as_bytes(message.value()), (), message.timestamp()[1],
+                as_bytes(message.value()), headers_of(message), message.timestamp()[1],
             ))  # fmt: skip
             if count % _TICK == 0:
                 done(_TICK)
@@ -73,6 +73,7 @@ class TopicAudit:
     def _take(self, record: Record) -> None:
         """Do to what is expected what the item writer does to the index."""
         try:
+            record.require_headers()
             key = (record.key or b"").decode()
             item = self._handler.decode(key, record)
         except (MalformedMessage, UnicodeDecodeError):

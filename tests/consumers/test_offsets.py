@@ -5,12 +5,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from consumers.offsets import OffsetTracker, Ticket
 
-WINDOW = 4
+WINDOW, WINDOW_BYTES = 4, 100
 partitions = st.integers(0, 2)
 
 
 class Model:
-    """A partition as a plain list of [offset, done], looked through from its beginning every time."""
+    """A partition as a plain list of [offset, done, size], looked through from its beginning every time."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -19,7 +19,7 @@ class Model:
     def position(self) -> int | None:
         """Return the offset after the last of the done messages that stand before any open one."""
         position = None
-        for offset, done in self.messages:
+        for offset, done, _ in self.messages:
             if not done:
                 break
             position = offset + 1
@@ -27,8 +27,12 @@ class Model:
 
     def waiting(self) -> int:
         """Count the messages from the oldest open one on."""
-        done = [bool(done) for _, done in self.messages]
+        done = [bool(done) for _, done, _ in self.messages]
         return len(done) - done.index(False) if False in done else 0
+
+    def open_bytes(self) -> int:
+        """Add up the sizes of the open messages."""
+        return sum(size for _, done, size in self.messages if not done)
 
 
 class OffsetMachine(RuleBasedStateMachine):
@@ -38,18 +42,18 @@ class OffsetMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tracker = OffsetTracker(WINDOW)
+        self.tracker = OffsetTracker(WINDOW, WINDOW_BYTES)
         self.models: dict[int, Model] = {}
         self.owner: dict[Ticket, Model] = {}
         self.committed: dict[int, int] = {}  # what Kafka holds for the group
 
-    @rule(target=tickets, partition=partitions, hole=st.integers(0, 3))
-    def deliver(self, partition: int, hole: int) -> Ticket:
+    @rule(target=tickets, partition=partitions, hole=st.integers(0, 3), size=st.integers(0, 60))
+    def deliver(self, partition: int, hole: int, size: int) -> Ticket:
         """A new assignment begins at what was committed; numbers may be left out."""
         model = self.models.setdefault(partition, Model(self.committed.get(partition, 0)))
         offset = (model.messages[-1][0] + 1 if model.messages else model.start) + hole
-        model.messages.append([offset, 0])
-        ticket = self.tracker.delivered(partition, offset)
+        model.messages.append([offset, 0, size])
+        ticket = self.tracker.delivered(partition, offset, size)
         assert ticket not in self.owner
         self.owner[ticket] = model
         return ticket
@@ -96,9 +100,10 @@ class OffsetMachine(RuleBasedStateMachine):
             if position is not None and position > kafka.get(partition, -1)
         }
         for partition in range(3):
-            waiting = self.models[partition].waiting() if partition in self.models else 0
-            assert self.tracker.window_full(partition) == (waiting >= WINDOW)
-        messages = [done for model in self.models.values() for _, done in model.messages]
+            model = self.models.get(partition, Model(0))
+            full = model.waiting() >= WINDOW or model.open_bytes() >= WINDOW_BYTES
+            assert self.tracker.window_full(partition) == full
+        messages = [done for model in self.models.values() for _, done, _ in model.messages]
         assert self.tracker.open_messages() == messages.count(0)
 
 
@@ -108,8 +113,8 @@ TestOffsets = OffsetMachine.TestCase
 
 def test_the_oldest_open_message_holds_the_position_back() -> None:
     """With 10, 17 and 30 delivered, finishing 17 and 30 moves nothing until 10 is done; then all moves at once."""
-    tracker = OffsetTracker(window=3)
-    ten, seventeen, thirty = (tracker.delivered(0, offset) for offset in (10, 17, 30))
+    tracker = OffsetTracker(3, 100)
+    ten, seventeen, thirty = (tracker.delivered(0, offset, 1) for offset in (10, 17, 30))
     assert tracker.window_full(0)
     tracker.done(thirty)
     tracker.done(seventeen)
@@ -119,12 +124,23 @@ def test_the_oldest_open_message_holds_the_position_back() -> None:
     assert not tracker.window_full(0)
 
 
+def test_bytes_count_until_their_message_is_done() -> None:
+    """A partition with few large messages is full as well, and no longer when one of them is done, in any order."""
+    tracker = OffsetTracker(10, 100)
+    tracker.delivered(0, 1, 60)
+    second = tracker.delivered(0, 2, 40)
+    tracker.delivered(1, 1, 99)
+    assert (tracker.window_full(0), tracker.window_full(1)) == (True, False)
+    tracker.done(second)
+    assert not tracker.window_full(0)
+
+
 def test_a_late_completion_does_not_finish_the_redelivered_message() -> None:
     """The same offset delivered again after a reassignment is another message to the tracker."""
-    tracker = OffsetTracker(window=10)
-    old = tracker.delivered(0, 5)
+    tracker = OffsetTracker(10, 100)
+    old = tracker.delivered(0, 5, 1)
     tracker.forget(0)
-    new = tracker.delivered(0, 5)
+    new = tracker.delivered(0, 5, 1)
     assert tracker.done(old) is False
     assert tracker.committable() == {}
     assert tracker.done(new) is True
@@ -133,9 +149,10 @@ def test_a_late_completion_does_not_finish_the_redelivered_message() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     """An offset that goes back without a reassignment, and a window that admits nothing, are errors."""
-    tracker = OffsetTracker(window=1)
-    tracker.delivered(0, 5)
+    tracker = OffsetTracker(1, 100)
+    tracker.delivered(0, 5, 1)
     with pytest.raises(ValueError, match="partition 0: offset 5 delivered after 5"):
-        tracker.delivered(0, 5)
-    with pytest.raises(ValueError, match="a window of 0 messages admits nothing"):
-        OffsetTracker(window=0)
+        tracker.delivered(0, 5, 1)
+    for window in ((0, 100), (1, 0)):
+        with pytest.raises(ValueError, match="admits nothing"):
+            OffsetTracker(*window)

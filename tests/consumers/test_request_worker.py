@@ -22,6 +22,7 @@ from tests.consumers.stage import (
     running,
     wait_until,
 )
+from tests.raw_records import write_with_header
 from tests.servers import redis_server
 
 ITEMS = make_items(300)
@@ -130,7 +131,7 @@ def test_what_is_late_has_expired(served: Served) -> None:
 
 
 def test_who_cannot_be_answered_becomes_a_dead_letter(new_stage: Callable[..., Stage]) -> None:
-    """No headers, a reply topic that is none, a partition that is not there: the original record, and why."""
+    """No headers, or none that are text, no reply topic, a partition that is not there: the original, and why."""
     stage = new_stage()
     mailbox = Mailbox(stage)
     fill(stage, ITEMS[:20])
@@ -141,13 +142,16 @@ def test_who_cannot_be_answered_becomes_a_dead_letter(new_stage: Callable[..., S
             headers = [("correlation_id", b"x"), ("reply_to", topic.encode())]
             headers += [("reply_partition", partition)] if partition else []
             stage.produce(stage.topics.requests, b"k1", body, headers=headers)
+        assert stage.producer.flush(20) == 0
+        write_with_header(stage.kafka, stage.topics.requests, b"k2", b"unread", b"\xff\xfe")
         assert mailbox.ask(RecommendRequest(item="i0")).status is Status.OK
-        letters = stage.letters(stage.topics.requests, 3)
+        letters = stage.letters(stage.topics.requests, 4)
         reasons: dict[bytes, list[tuple[bytes, int, str]]] = {letter.value(): [] for letter in letters}
         for letter in letters:
             origin = parse_dead_letter(letter.headers())
             reasons[letter.value()].append((letter.key(), origin.offset, origin.reason))
     assert reasons[b"\x00\xff"] == [(b"k0", 0, "reply_to: missing")]
+    assert [(key, reason) for key, _, reason in reasons[b"unread"]] == [(b"k2", "headers: a name is not UTF-8")]
     items, nowhere = sorted(reasons[body], key=lambda letter: letter[1])
     assert items == (b"k1", 1, f"reply_to: {stage.index}.items is no topic for answers")
     assert nowhere[:2] == (b"k1", 2)

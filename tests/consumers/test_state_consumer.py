@@ -1,5 +1,5 @@
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from consumers import state_consumer
+from consumers import intake, state_consumer
 from consumers.behavior_updater import behavior_updater
 from consumers.events import Assigned, Record, Revoked
 from consumers.graveyard import bury_all
@@ -37,6 +37,7 @@ from tests.consumers.stage import (
     redis_away,
     running,
     wait_until,
+from tests.raw_records import write_with_header
 )
 from tests.servers import redis_server
 from tests.store_copies import StoreCopy
@@ -69,6 +70,18 @@ def test_unreadable_records_become_dead_letters_and_the_rest_goes_on(stage: Stag
         assert (found[offset].key(), found[offset].value()) == (key, value)
         assert ("from", b"here") in found[offset].headers()
     assert parse_dead_letter(found[3].headers()).reason == "id: 'i0' under the key 'other'"
+
+def test_a_header_that_is_no_text_makes_a_dead_letter(stage: Stage) -> None:
+    """The client cannot read the headers of such a record, but the worker goes on, also behind it."""
+    stage.put(ITEMS[1:59])  # so many that Python has specialised how it calls the client
+    write_with_header(stage.kafka, stage.topics.items, b"i0", encode(ITEMS[0]), b"\xff\xfe")
+    stage.put(ITEMS[59:])
+    with running(stage.item_writer()):
+        wait_until(lambda: stage.count() == 59, "the items before and behind it")
+    (letter,) = stage.letters(stage.topics.items, 1)
+    assert (letter.key(), letter.value()) == (b"i0", encode(ITEMS[0]))
+    assert parse_dead_letter(letter.headers()).reason == "headers: a name is not UTF-8"
+
 
 
 def test_a_thousand_bad_records_do_not_take_minutes(stage: Stage) -> None:
@@ -425,14 +438,17 @@ def test_behaviours_become_histories_and_a_null_value_erases(stage: Stage) -> No
     assert parse_dead_letter(letter.headers()).reason == "user: 'ben' under the key 'anna'"
 
 
-def test_more_records_than_the_window_pass_through(new_stage: Callable[..., Stage]) -> None:
-    """A partition that is paused for being full goes on when it is not, and every record is applied once."""
-    stage = new_stage()
+@pytest.mark.parametrize(("batch", "window_bytes"), [(2, 1 << 20), (1000, 100)])
+def test_more_records_than_the_window_pass_through(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, batch: int, window_bytes: int
+) -> None:
+    """A partition that is paused for being full, of records or bytes, goes on when it is not; each is applied once."""
+    monkeypatch.setattr(intake, "_WINDOW_BYTES", window_bytes)
     handler = Handler()
-    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=2, kafka_options=QUICK)
+    consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, batch=batch, kafka_options=QUICK)
     keys = [f"k{n}" for n in range(2000)]
     for key in keys:
-        stage.produce(stage.topics.items, key, b"")
+        stage.produce(stage.topics.items, key, b"body")
     with running(consumer):
         wait_until(lambda: len(handler.applied) >= len(keys), "all records")
     assert handler.applied == keys

@@ -12,13 +12,12 @@ from messages import RequestHeaders, ScoredItem, Status, Topics, decode_request,
 from producers import ResponsePublisher, Writer
 from tests.brokers import reader
 
-QUIET = {"log_level": 0}
 LONG_S = 30.0  # for what must come, on a machine however busy
 
 
 def make_topic(kafka: str, topic: str) -> None:
     """Have a topic made, as the embedded broker does when a producer asks for it."""
-    Producer({"bootstrap.servers": kafka, **QUIET}).list_topics(topic, timeout=LONG_S)
+    Producer({"bootstrap.servers": kafka, "log_level": 0}).list_topics(topic, timeout=LONG_S)
 
 
 class Worker:
@@ -27,7 +26,7 @@ class Worker:
     def __init__(
         self, kafka: str, index: str, act: Callable[["Worker", RequestHeaders, RecommendRequest], None]
     ) -> None:
-        self.writer = Writer(kafka, QUIET)
+        self.writer = Writer(kafka)
         self._publisher = ResponsePublisher(self.writer, Topics(index))
         make_topic(kafka, Topics(index).requests)
         self._requests = reader(kafka, Topics(index).requests)
@@ -76,5 +75,5 @@ def served(
     kafka: str, index: str, act: Callable[[Worker, RequestHeaders, RecommendRequest], None] = Worker.echo
 ) -> Iterator[RecommendClient]:
     """Run a worker and a client of one index."""
-    with Worker(kafka, index, act), RecommendClient(kafka, index, options=QUIET) as client:
+    with Worker(kafka, index, act), RecommendClient(kafka, index) as client:
         yield client

@@ -45,8 +45,7 @@ DIMENSIONS = 8
 DEGREE = 8
 PARAMS = GraphParams(candidates=24)
 # The group protocol that assigns in milliseconds; the classic one takes three seconds on the mock broker.
-QUICK: Mapping[str, object] = {"log_level": 0, "group.protocol": "consumer"}
-PLAIN: Mapping[str, object] = {"log_level": 0}
+QUICK: Mapping[str, object] = {"group.protocol": "consumer"}
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:

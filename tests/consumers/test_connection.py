@@ -6,7 +6,8 @@ from structlog.testing import capture_logs
 
 from consumers import connection
 from consumers.connection import consumer_settings, trouble_log, wait_for_topic
-from tests.consumers.stage import PLAIN, Stage
+from producers import make_client
+from tests.consumers.stage import Stage
 
 
 class Attempts(threading.Event):
@@ -26,7 +27,7 @@ class Attempts(threading.Event):
 
 def consumer(address: str) -> Consumer:
     """A consumer as an intake makes it."""
-    return Consumer(consumer_settings(address, "g", PLAIN, positioned=True))
+    return make_client(Consumer, consumer_settings(address, "g", None, positioned=True))
 
 
 def test_what_is_waited_for_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from messages import Item, MalformedMessage, encode
 from tests.consumers.stage import (
     DIMENSIONS,
     PARAMS,
-    PLAIN,
     Stage,
     assert_holds,
     assert_sound,
@@ -178,7 +177,7 @@ def test_items_that_cannot_be_held_are_malformed(stage: Stage, item: Item, probl
 def test_items_go_from_the_topic_into_the_index(new_stage: Callable[..., Stage], protocol: dict[str, str]) -> None:
     """What is put, changed and deleted on the topic is what a mirror holds afterwards, in every kind of group."""
     stage, items = new_stage(), make_items(300)
-    with running(stage.item_writer({**PLAIN, **protocol})):
+    with running(stage.item_writer(protocol)):
         stage.put(items)
         wait_until(lambda: stage.count() == 300, "300 items")
         moved = Item("i7", vector=np.full(DIMENSIONS, 2, np.float32), timestamp_ms=5000)

@@ -28,7 +28,6 @@ from messages import Behavior, Item, encode, parse_dead_letter
 from producers import ProducerError, Writer
 from tests.brokers import mock_kafka, reader
 from tests.consumers.stage import (
-    PLAIN,
     QUICK,
     Run,
     Stage,
@@ -103,7 +102,7 @@ def huge(stage: Stage, key: bytes) -> Record:
 @pytest.mark.parametrize(("key", "kept"), [(b"k", b"k"), (b"k" * 3_000_000, None)])
 def test_of_what_is_too_large_a_letter_without_the_content_remains(stage: Stage, key: bytes, kept: bytes) -> None:
     """The letter says where the record is, what is wrong with it and how large it was, and the worker goes on."""
-    with Writer(stage.kafka, PLAIN) as writer:
+    with Writer(stage.kafka) as writer:
         bury_all(writer, [(huge(stage, key), "nonsense")])
     (letter,) = stage.letters(stage.topics.items, 1)
     found = parse_dead_letter(letter.headers())
@@ -113,7 +112,7 @@ def test_of_what_is_too_large_a_letter_without_the_content_remains(stage: Stage,
 
 def test_a_dead_letter_that_kafka_does_not_take_is_an_error(stage: Stage) -> None:
     """Whoever buries hears of it, so that the offset does not count."""
-    record, impatient = replace(huge(stage, b"k"), value=b"\xc1"), {**PLAIN, "message.timeout.ms": 100}
+    record, impatient = replace(huge(stage, b"k"), value=b"\xc1"), {"message.timeout.ms": 100}
     with Writer("localhost:1", impatient) as writer, pytest.raises(ProducerError, match="_MSG_TIMED_OUT"):
         bury_all(writer, [(record, "nonsense")])
 

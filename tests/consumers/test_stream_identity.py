@@ -7,7 +7,7 @@ from confluent_kafka.admin import ConfigEntry
 
 from consumers.stream_identity import StreamLookup
 from index_store import Stream
-from tests.consumers.stage import PLAIN, Stage
+from tests.consumers.stage import Stage
 
 
 class Configurations:
@@ -28,7 +28,7 @@ class Configurations:
 
 def retention(answer: dict[str, str] | KafkaError) -> int | None:
     """How long a topic keeps deletions, whose settings are these."""
-    lookup = StreamLookup("localhost:1", "t.items", PLAIN)
+    lookup = StreamLookup("localhost:1", "t.items")
     lookup._admin = cast("Any", Configurations(answer))
     return lookup._delete_retention_ms()
 
@@ -39,7 +39,7 @@ def test_a_stream_is_what_its_broker_says(stage: Stage) -> None:
     for number in range(3):
         stage.produce(topic, f"k{number}", b"", partition=2)
     assert stage.producer.flush(20) == 0
-    lookup = StreamLookup(stage.kafka, topic, PLAIN)
+    lookup = StreamLookup(stage.kafka, topic)
     cluster = stage.producer.list_topics(timeout=10).cluster_id or ""
     assert lookup.stream(2) == Stream(cluster, topic, 4, 0, 3, None)
     assert lookup.stream(1) == Stream(cluster, topic, 4, 0, 0, None)
@@ -49,7 +49,7 @@ def test_a_stream_is_what_its_broker_says(stage: Stage) -> None:
 def test_asking_makes_no_topic(stage: Stage) -> None:
     """A topic that is not there is an error, and still not there: who makes it decides on its policy."""
     with pytest.raises(KafkaException, match="UNKNOWN_TOPIC_OR_PART"):
-        StreamLookup(stage.kafka, "nowhere.items", PLAIN).stream(0)
+        StreamLookup(stage.kafka, "nowhere.items").stream(0)
     assert "nowhere.items" not in stage.producer.list_topics(timeout=10).topics
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tests.consumers.stage import Stage, wait_until
 
 # The classic group protocol, in which the client says how soon it is missed: no sooner than Kafka allows by default.
-SOON_MISSED: Mapping[str, object] = {"log_level": 0, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
+SOON_MISSED: Mapping[str, object] = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300}
 # A static member: who comes back under its name takes its place at once, however it went.
 IN_THE_SAME_PLACE: Mapping[str, object] = {**SOON_MISSED, "group.instance.id": "worker"}
 

@@ -101,7 +101,7 @@ def test_a_dead_letter_that_was_not_written_is_not_done() -> None:
     """When the burial fails, whoever buries hears of it, by exception or by callback."""
     reports: list[Delivery] = []
     letter = DeadLetter("dead.items", 0, 0, "empty")
-    writer = Writer("127.0.0.1:1", {"message.timeout.ms": 100, "log_level": 0})
+    writer = Writer("127.0.0.1:1", {"message.timeout.ms": 100})
     with pytest.raises(DeliveryFailed):
         DeadLetterProducer(writer).bury(letter, key=None, value=b"")
     DeadLetterProducer(writer).bury(letter, key=None, value=b"", on_delivered=reports.append)

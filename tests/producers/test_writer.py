@@ -73,7 +73,7 @@ def test_a_full_queue_is_waited_for(kafka: str) -> None:
 
 def test_a_queue_that_stays_full_is_an_error_that_says_so() -> None:
     """With nobody to take records, writing gives up after the patience it was given."""
-    writer = Writer(NOWHERE, {"queue.buffering.max.messages": 1, "log_level": 0}, patience_s=0.2)
+    writer = Writer(NOWHERE, {"queue.buffering.max.messages": 1}, patience_s=0.2)
     writer.write("w.full", key=None, value=b"")
     with pytest.raises(QueueFull, match=r"w\.full: the local queue was still full after 0\.2 s"):
         writer.write("w.full", key=None, value=b"")
@@ -82,7 +82,7 @@ def test_a_queue_that_stays_full_is_an_error_that_says_so() -> None:
 
 def test_flush_ends_when_the_records_have_expired() -> None:
     """An unreachable broker costs a flush `message.timeout.ms` and a little, and then a failure."""
-    writer = Writer(NOWHERE, {"message.timeout.ms": 100, "log_level": 0})
+    writer = Writer(NOWHERE, {"message.timeout.ms": 100})
     writer.write("w.expired", key=None, value=b"")
     began = time.monotonic()
     with pytest.raises(DeliveryFailed, match="MSG_TIMED_OUT"):
@@ -96,7 +96,7 @@ def test_a_block_that_fails_does_not_wait() -> None:
     began = time.monotonic()
 
     def interrupted() -> None:
-        with Writer(NOWHERE, {"log_level": 0}) as writer:
+        with Writer(NOWHERE) as writer:
             writer.write("w.dropped", key=None, value=b"", on_delivered=reports.append)
             raise KeyboardInterrupt
 

@@ -36,8 +36,8 @@ from tests.consumers.stage import (
     redis_away,
     running,
     wait_until,
-from tests.raw_records import write_with_header
 )
+from tests.raw_records import write_with_header
 from tests.servers import redis_server
 from tests.store_copies import StoreCopy
 
@@ -70,6 +70,7 @@ def test_unreadable_records_become_dead_letters_and_the_rest_goes_on(stage: Stag
         assert ("from", b"here") in found[offset].headers()
     assert parse_dead_letter(found[3].headers()).reason == "id: 'i0' under the key 'other'"
 
+
 def test_a_header_that_is_no_text_makes_a_dead_letter(stage: Stage) -> None:
     """The client cannot read the headers of such a record, but the worker goes on, also behind it."""
     stage.put(ITEMS[1:59])  # so many that Python has specialised how it calls the client
@@ -80,7 +81,6 @@ def test_a_header_that_is_no_text_makes_a_dead_letter(stage: Stage) -> None:
     (letter,) = stage.letters(stage.topics.items, 1)
     assert (letter.key(), letter.value()) == (b"i0", encode(ITEMS[0]))
     assert parse_dead_letter(letter.headers()).reason == "headers: a name is not UTF-8"
-
 
 
 def test_a_thousand_bad_records_do_not_take_minutes(stage: Stage) -> None:

@@ -86,7 +86,11 @@ class RequestWorker:
             self._prepared = True
 
     def run(self) -> None:
-        """Serve until `stop`; then finish what was taken, and commit. Raises what ended it otherwise."""
+        """Serve until `stop`; then finish what was taken, and commit. Raises what ended it otherwise.
+
+        That is also where Kafka has not taken an answer within `message.timeout.ms`: what was taken stays uncommitted,
+        and whoever is started in its place answers it.
+        """
         try:
             self.prepare()
             self._engine.show()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from messages import RecommendRequest, Status
+from messages import RecommendRequest, Status, parse_dead_letter
 from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, best, fill, make_items, wait_until
 from tests.integration.processes import worker_process, worker_processes
 
@@ -50,6 +50,17 @@ def test_what_a_killed_worker_left_another_answers(mailbox: Mailbox) -> None:
         assert {answer.status for answer in mailbox.answers[name]} == {Status.OK}
         assert len({answer.items for answer in mailbox.answers[name]}) == 1
         assert [scored.item for scored in mailbox.answers[name][0].items] == best(mirror, vector, 10)
+
+
+def test_a_reply_topic_that_does_not_exist_costs_one_request(real_kafka: str, mailbox: Mailbox) -> None:
+    """Its request becomes a dead letter, and the worker goes on."""
+    stage = mailbox.stage
+    with worker_process("requests", stage) as worker:
+        mailbox.send(RecommendRequest(item="i0"), reply_to=stage.topics.replies("nobody"), **PATIENT)
+        (letter,) = stage.letters(stage.topics.requests, 1)
+        assert "UNKNOWN_TOPIC_OR_PART" in parse_dead_letter(letter.headers()).reason
+        assert mailbox.ask(RecommendRequest(item="i0"), **PATIENT).status is Status.OK
+        assert worker.poll() is None
 
 
 def test_sigterm_ends_a_worker_with_nothing_left_open(mailbox: Mailbox) -> None:

@@ -72,13 +72,13 @@ def test_who_waits_is_alive_and_who_is_stuck_is_not(patient: Patient, url: str) 
 
 
 def test_metrics_are_in_prometheus_format(url: str) -> None:
-    """All of ours are there from the beginning, at 0; none is labelled by who asked for what."""
+    """All of ours are there from the beginning; none is labelled by who asked for what."""
     response, body = ask(url, "/metrics")
     assert response.status == 200
     assert str(response.headers["Content-Type"]).startswith("text/plain")
     lines = body.decode().splitlines()
-    assert 'hopstream_requests_total{status="expired"} 0.0' in lines
-    assert 'hopstream_request_seconds_bucket{le="0.001"} 0.0' in [line.rsplit(" ", 1)[0] + " 0.0" for line in lines]
+    names = {line.rpartition(" ")[0] for line in lines}
+    assert {'hopstream_requests_total{status="expired"}', 'hopstream_request_seconds_bucket{le="0.001"}'} <= names
     assert not [line for line in lines if line.startswith("hopstream") and ("user=" in line or "item=" in line)]
 
 

@@ -25,11 +25,12 @@ from index_store import (
     LogGap,
     SequenceConflict,
     Server,
+    ShardDamaged,
     ShardWriter,
     Sources,
     StoreError,
 )
-from messages import Item, MalformedMessage, Topics, decode_item, encode
+from messages import Item, MalformedMessage, MessageError, Topics, decode_item, encode
 
 _log = structlog.get_logger(__name__)
 
@@ -103,10 +104,11 @@ class ItemHandler:
         """Apply the last word on every item: deletions first, so that nothing links to what is gone."""
         shard = self._shards[partition]
         outcome = last_words(entries, self._stored_times(shard, entries))
-        gone = [item for item, message in outcome.items() if message is None and item in shard.mirror.row_of]
-        if gone:
-            self._write(shard, self._deletion(shard, gone))
-        self._write(shard, self._upsert(shard, [item for item in outcome.values() if item is not None], checkpoint))
+        put = [message for message in outcome.values() if message is not None]
+        gone = [item for item, message in outcome.items() if message is None]
+        if linked := [item for item in gone if item in shard.mirror.row_of]:
+            self._write(shard, self._deletion(shard, linked))
+        self._write(shard, self._upsert(shard, put, gone, checkpoint))
 
     def check(self, partition: int) -> None:
         """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
@@ -117,7 +119,16 @@ class ItemHandler:
     def _stored_times(self, shard: _Shard, entries: Sequence[Entry[Item]]) -> dict[str, int]:
         """The times of the events that the index holds of the items that are put, in epoch ms."""
         known = {entry.key for entry in entries if entry.message is not None} & shard.mirror.row_of.keys()
-        return {item: decode_item(record).timestamp_ms for item, record in shard.sources.get_many(known)}
+        times = {}
+        for item, record in shard.sources.get_many(known):
+            try:
+                times[item] = decode_item(record).timestamp_ms
+            except MessageError as error:
+                raise ShardDamaged(
+                    f"shard {shard.writer.shard}: the source record of item {item!r} cannot be read ({error}): run the "
+                    "release that wrote it, restore a backup, or drop the index and let it be made anew"
+                ) from error
+        return times
 
     def _write(self, shard: _Shard, batch: Batch) -> None:
         """Write a batch and see it come back through the log."""
@@ -146,12 +157,17 @@ class ItemHandler:
             sources=dict.fromkeys(items),
         )
 
-    def _upsert(self, shard: _Shard, items: Sequence[Item], checkpoint: Checkpoint) -> Batch:
-        """The batch that puts items in, each into its row if it has one, and moves the position on."""
+    def _upsert(self, shard: _Shard, items: Sequence[Item], gone: Sequence[str], checkpoint: Checkpoint) -> Batch:
+        """The batch that puts items in, each into its row if it has one, and moves the position on.
+
+        What is gone has no source record behind that position, also where there was no row to be deleted, or where the
+        records up to the position before were another generation's.
+        """
         position = shard.writer.position
         seq = position.seq + 1
+        sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in items}}
         if not items:
-            return Batch(seq=seq, rows=position.rows, checkpoint=checkpoint)
+            return Batch(seq=seq, rows=position.rows, sources=sources, checkpoint=checkpoint)
         ids, tags = [item.id for item in items], [item.tags for item in items]
         rows, count = _place(shard.mirror, ids, position.rows)
         vectors, biases = self._model.encoder.encode(
@@ -173,7 +189,7 @@ class ItemHandler:
             rows=count,
             columns=columns,
             ids_set=dict(zip(ids, rows.tolist(), strict=True)),
-            sources={item.id: encode(item) for item in items},
+            sources=sources,
             checkpoint=checkpoint,
         )
 

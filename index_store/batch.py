@@ -26,7 +26,8 @@ class Batch:
 
     `seq` is one more than that of the batch before; `rows` the number of rows in use after it, counted from 0
     and never falling. Rows never written are zeros. `sources` maps an id to its record, opaque bytes, or to None
-    to delete it. Without `checkpoint` the stored one stays.
+    to delete it; they take no effect where another generation's are further on in the stream. Without `checkpoint`
+    the stored one stays.
     """
 
     seq: int

@@ -115,10 +115,11 @@ local function plan_ranges(keys, header, data, targets, block_rows, row_bytes)
   return ranges
 end
 
--- Another generation's writer may be ahead in the same stream: then the source records are its.
+-- Another generation's writer may be ahead of this checkpoint in the same stream: then the source records are its.
 local function owns_sources(mark_key, checkpoint)
   local stored = redis.call('GET', mark_key)
-  if not stored or not checkpoint then return true end
+  if not stored then return true end
+  if not checkpoint then return false end -- nothing of the stream is in this generation yet
   local mark = cmsgpack.unpack(stored)
   return mark[2] ~= checkpoint[2] or mark[3] ~= checkpoint[3] or mark[1] <= checkpoint[1]
 end
@@ -128,7 +129,7 @@ end
 local function apply(keys, args)
   local epoch, seq, before, head, data = args[1], tonumber(args[2]), args[3], args[4], args[5]
   local state = redis.call('HMGET', keys[STATE],
-    'epoch', 'seq', 'chain', 'previous', 'block_rows', 'row_bytes', 'rows')
+    'epoch', 'seq', 'chain', 'previous', 'block_rows', 'row_bytes', 'rows', 'checkpoint')
   if not state[1] then return { 'missing' } end
   if epoch ~= state[1] then return { 'stale', state[1] } end
   local last = tonumber(state[2])
@@ -146,7 +147,7 @@ local function apply(keys, args)
     local expected = i == MARK and 'string' or i == LOG and 'stream' or i > BLOCKS and 'string' or 'hash'
     if not has_type(key, expected) then return { 'invalid', 'type of ' .. key } end
   end
-  local owner = owns_sources(keys[MARK], checkpoint)
+  local owner = owns_sources(keys[MARK], checkpoint or state[8] and cmsgpack.unpack(state[8]))
 
   redis.call('XADD', keys[LOG], epoch .. '-' .. args[2], 'h', head, 'd', data, 'c', chain)
   for _, range in ipairs(ranges) do

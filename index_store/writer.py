@@ -11,6 +11,7 @@ from index_store.errors import (
     NotTaken,
     OutcomeUnknown,
     SequenceConflict,
+    ShardDamaged,
     StaleEpoch,
     StoreError,
     StoreUnavailable,
@@ -87,8 +88,8 @@ class ShardWriter:
         """Apply a batch, all of it or nothing. The very batch applied last is recognised, and changes nothing.
 
         Raises `InvalidBatch` when it does not fit the generation, and the writer can go on; `NotTaken`, `StaleEpoch`,
-        `SequenceConflict` or `StoreFull` when refused, and nothing was written; `OutcomeUnknown` when the answer was
-        lost.
+        `SequenceConflict`, `StoreFull` or `ShardDamaged` when refused, and nothing was written; `OutcomeUnknown` when
+        the answer was lost.
         """
         held = self.position
         if batch.rows < held.rows:
@@ -132,5 +133,8 @@ class ShardWriter:
                 "number: call take() and read the position anew"
             )
         if outcome == b"invalid":
-            return StoreError(f"the store holds other data than generation {self.info.name!r} says: {rest[0]!r}")
+            return ShardDamaged(
+                f"shard {self.shard} holds other data than generation {self.info.name!r} says ({rest[0].decode()}): "
+                "restore a backup, or drop the index and let it be made anew"
+            )
         return self.info.refuse(outcome)

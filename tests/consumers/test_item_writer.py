@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from consumers.events import Record
 from consumers.item_writer import ItemHandler, last_words
 from consumers.offsets import Ticket
 from consumers.state_consumer import Entry
-from index_store import Checkpoint, StaleEpoch
+from index_store import Checkpoint, IndexStore, ShardDamaged, Sources, StaleEpoch
 from messages import Item, MalformedMessage, encode
 from tests.consumers.stage import (
     DIMENSIONS,
@@ -129,6 +130,35 @@ def test_a_freed_row_is_used_again(stage: Stage) -> None:
     assert mirror.index.rows == 30
     assert len(mirror.row_of) == 30
     assert_sound(mirror)
+    writer.release(0)
+
+
+def test_a_generation_behind_leaves_the_source_records_of_the_one_ahead(stage: Stage) -> None:
+    """A deletion that the one ahead has long passed takes nothing away; one behind where that stands does."""
+    sources, items = Sources(stage.server, stage.index, 0), make_items(2)
+    stream = [entry("i0", items[0]), entry("i1", items[1], 1), entry("i0", None, 2), entry("i0", items[0], 3)]
+    ahead = handler(stage)
+    for offset, each in enumerate(stream, 1):
+        ahead.apply(0, [each], upto(offset))
+    ahead.release(0)
+    stage.info = replace(stage.info, name="g2")
+    IndexStore(stage.server, stage.index).create_generation(stage.info)
+    behind = handler(stage)
+    for first, last in ((0, 2), (2, 3)):
+        behind.apply(0, stream[first:last], upto(last))
+        assert dict(sources) == {item.id: encode(item) for item in items}
+    behind.apply(0, [stream[3], entry("i0", None, 4), entry("i1", None, 5)], upto(6))
+    assert dict(sources) == {}
+    behind.release(0)
+
+
+def test_a_source_record_that_cannot_be_read_is_damage(stage: Stage) -> None:
+    """It names the shard and the item, and is an error that no repetition mends."""
+    writer = handler(stage)
+    writer.apply(0, entries(make_items(3)), upto(3))
+    stage.server.ask("HSET", stage.info.keys(0).sources, "i1", b"\xc1")
+    with pytest.raises(ShardDamaged, match=r"shard 0.*item 'i1'.*restore a backup"):
+        writer.apply(0, entries(make_items(3), 3), upto(6))
     writer.release(0)
 
 

@@ -182,10 +182,11 @@ class StoreMachine(RuleBasedStateMachine):
                     grown[row] = value
             model.columns[name] = grown
         model.ids = {k: v for k, v in model.ids.items() if k not in batch.ids_deleted} | dict(batch.ids_set)
-        if batch.checkpoint is None or batch.checkpoint.next_offset >= self.mark:
-            self.mark = batch.checkpoint.next_offset if batch.checkpoint else self.mark
-            self.sources = {k: v for k, v in (self.sources | dict(batch.sources)).items() if v is not None}
         self.checkpoint = batch.checkpoint or self.checkpoint
+        position = self.checkpoint.next_offset if self.checkpoint else -1
+        if position >= self.mark:
+            self.mark = position
+            self.sources = {k: v for k, v in (self.sources | dict(batch.sources)).items() if v is not None}
         model.seq, model.rows, self.last = batch.seq, batch.rows, batch
 
     def _agree(self, found: Snapshot) -> None:

@@ -22,10 +22,10 @@ from index_store import (
     OutcomeUnknown,
     SequenceConflict,
     Server,
+    ShardDamaged,
     ShardWriter,
     Sources,
     StaleEpoch,
-    StoreError,
     StoreFull,
     StoreUnavailable,
     UnknownGeneration,
@@ -160,7 +160,7 @@ def test_a_foreign_value_under_a_key_is_found_before_the_first_write(
     """Lua does not roll back, so a key of a wrong type must stop the batch before anything is written."""
     server.ask("LPUSH", writer.info.keys(0).block("neighbors", 0), "not a block")
     before = everything(server)
-    with pytest.raises(StoreError, match="neighbors:0"):
+    with pytest.raises(ShardDamaged, match=r"shard 0.*neighbors:0.*restore a backup"):
         writer.apply(one_row(1))
     assert everything(server) == before
 

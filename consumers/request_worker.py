@@ -175,11 +175,11 @@ class RequestWorker:
     def _read(self, record: Record) -> Readable | None:
         """The request in a record; None where it is answered, or buried since nobody can be told."""
         try:
+            record.require_headers()
             headers = parse_request(record.headers)
         except MalformedMessage as error:
             self._outbox.bury(record, str(error))
             return None
-            record.require_headers()
         if not self._topics.is_replies(headers.reply_to):
             self._outbox.bury(record, f"reply_to: {headers.reply_to} is no topic for answers")
             return None

@@ -1,8 +1,9 @@
 import time
 
 import pytest
+from confluent_kafka import KafkaError
 
-from producers import Delivery, DeliveryFailed, QueueFull, Writer
+from producers import Complaints, Delivery, DeliveryFailed, QueueFull, Writer
 from tests.brokers import consume
 
 NOWHERE = "127.0.0.1:1"  # nobody listens on port 1
@@ -104,3 +105,18 @@ def test_a_block_that_fails_does_not_wait() -> None:
         interrupted()
     assert time.monotonic() - began < 5
     assert [str(report.error) for report in reports] == ["w.dropped: not written: _PURGE_QUEUE: Local: Purged in queue"]
+
+
+def test_a_refusal_is_over_when_a_record_is_written(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka can take a password for wrong while it starts, and a writer lives long after that."""
+    made: list[Complaints] = []
+    monkeypatch.setattr("producers.writer.Complaints", lambda: made.append(Complaints()) or made[-1])
+    with Writer(kafka) as writer:
+        made[0](KafkaError(KafkaError._AUTHENTICATION, "refused"))
+        assert "refused" in writer.refusal
+        writer.write("w.refused", key=None, value=b"", partition=9, on_delivered=lambda _: None)
+        writer.flush()
+        assert "refused" in writer.refusal
+        writer.write("w.refused", key=None, value=b"")
+        writer.flush()
+        assert writer.refusal == ""

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumers.errors import IntakeFailed
 from messages import Headers
-from producers import describe_error, has_controller, make_client
+from producers import describe_error, is_embedded, make_client
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +98,7 @@ def _missing(consumer: Consumer, topic: str, bootstrap_servers: str) -> str:
         found = cluster.topics[topic]
         if found.error is None and found.partitions:
             return ""
-        if not has_controller(cluster):
+        if is_embedded(cluster):
             # Embedded: topics come into being when they are named. Elsewhere that would give them the wrong policy.
             make_client(AdminClient, {"bootstrap.servers": bootstrap_servers}).list_topics(topic, timeout=_METADATA_S)
     except KafkaException as error:

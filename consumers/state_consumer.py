@@ -19,13 +19,15 @@ from consumers.events import Assigned, AtEnd, Event, Record, Revoked
 from consumers.graveyard import bury_all
 from consumers.holding import Holding, now_ms
 from consumers.intake import Intake
-from consumers.state_handler import Decoded, Entry, StateHandler
+from consumers.offsets import Ticket
+from consumers.state_handler import Decoded, Entry, StateHandler, id_of
 from consumers.stream_identity import StreamLookup
 from consumers.worker import Heartbeat, WorkerStatus
 from index_store import (
     GenerationMismatch,
     InvalidBatch,
     LayoutMismatch,
+    ShardDamaged,
     StaleEpoch,
     StoreError,
     StreamChanged,
@@ -34,8 +36,7 @@ from index_store import (
     check_stream,
 )
 from messages import MalformedMessage, UnsupportedSchema
-from messages.rules import identifier
-from producers import Writer
+from producers import ProducerError, Writer
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +48,9 @@ _CHECK_S = 1.0  # how often a state is looked at that nothing comes for
 _LOOK_S = 10.0  # how often the topic is looked at
 _BATCH_BYTES = 16 << 20  # of values; what is made of them has to fit into one write of the store
 
-_PERMANENT = (StreamChanged, UnknownGeneration, GenerationMismatch, LayoutMismatch, UnsuitableServer, InvalidBatch)
+_PERMANENT = (
+    StreamChanged, UnknownGeneration, GenerationMismatch, LayoutMismatch, UnsuitableServer, InvalidBatch, ShardDamaged,
+)  # fmt: skip
 
 
 class StateConsumer(Generic[Decoded]):
@@ -86,9 +89,9 @@ class StateConsumer(Generic[Decoded]):
 
     def run(self) -> None:
         """Apply until `stop`. Raises what ended it otherwise; what is applied then is neither lost nor repeated."""
-        self._intake.start()
-        _log.info("following", topic=self._topic)
         try:
+            self._intake.start()
+            _log.info("following", topic=self._topic)
             while not self._stopping:
                 self._heart.beat()
                 self._intake.check()
@@ -114,8 +117,8 @@ class StateConsumer(Generic[Decoded]):
         group = self._intake.membership
         waiting = group.waiting_for
         if not waiting and len(self._held) < group.partitions:
-            problems = {problem for partition in tuple(self._wanted) if (problem := self._problems.get(partition))}
-            waiting = (": ".join((f"every partition of {self._topic} to be taken", *sorted(problems))),)
+            problems = sorted(set(self._problems.values()))
+            waiting = (": ".join((f"every partition of {self._topic} to be taken", *problems)),)
         return WorkerStatus(
             waiting_for=waiting,
             stuck=tuple(heart.name for heart in (self._heart, self._intake.heart) if heart.stuck),
@@ -130,7 +133,7 @@ class StateConsumer(Generic[Decoded]):
             self._take(partition)
         for partition in [partition for partition, held in self._held.items() if held.kept and held.check_at <= now]:
             self._check(partition)
-        if self._look_at <= now:
+        if self._held and self._look_at <= now:
             self._look()
 
     def _next_batches(self) -> dict[int, list[Record]]:
@@ -161,15 +164,17 @@ class StateConsumer(Generic[Decoded]):
 
     def _rebalance(self, event: Assigned | Revoked, batches: dict[int, list[Record]]) -> None:
         batches.pop(event.partition, None)
+        self._heart.beat()
         self._release(event.partition)
         self._wanted.pop(event.partition, None)
+        self._problems.pop(event.partition, None)
         if isinstance(event, Assigned):
             self._wanted[event.partition] = time.monotonic()
 
     def _take(self, partition: int) -> None:
         """Become the writer of a partition and start to read where its state stands."""
-        self._heart.rest()  # loading a large shard takes its time
         with self._or_anew(partition):
+            self._heart.rest()  # loading a large shard takes its time
             held = self._begin(partition)
             del self._wanted[partition]
             self._problems.pop(partition, None)
@@ -184,7 +189,8 @@ class StateConsumer(Generic[Decoded]):
         """
         keeps = self._handler.keeps(partition)
         stored = self._handler.take(partition) if keeps else None
-        stream = self._lookup.stream(partition)  # after the state, which another writer may just have moved
+        # After the state, which another writer may just have moved.
+        stream = self._lookup.streams([partition])[partition]
         for held in self._held.values():
             held.confirm(stream)
         check_stream(stored, stream, now_ms=now_ms(), gaps_allowed=self._handler.gaps_allowed)
@@ -204,12 +210,17 @@ class StateConsumer(Generic[Decoded]):
 
     @contextmanager
     def _or_anew(self, partition: int) -> Iterator[None]:
-        """Let go of a partition after an error that may pass, and take it anew after a while."""
+        """Leave a block for an error that may pass, let go of the partition and take it anew after a while.
+
+        Where a server does not answer, every partition waits for it anew: hence the heartbeats.
+        """
+        self._heart.beat()
         try:
             yield
         except _PERMANENT:
             raise
-        except (StoreError, KafkaException) as error:
+        except (StoreError, KafkaException, ProducerError) as error:
+            self._heart.beat()
             if str(error) != self._problems.get(partition):
                 _log.warning("taking the partition anew", topic=self._topic, partition=partition, error=str(error))
             self._problems[partition] = str(error)
@@ -218,23 +229,26 @@ class StateConsumer(Generic[Decoded]):
 
     def _apply(self, partition: int, records: list[Record]) -> None:
         held = self._held[partition]
-        entries, read, blocked = self._decode(records)
-        if read and held.kept:
-            held.passed(read[-1])
-            with self._or_anew(partition), metrics.APPLY_SECONDS.labels(self._topic).time():
-                self._handler.apply(partition, entries, held.checkpoint)
-            if partition not in self._held:
-                return
-            held.check_at = time.monotonic() + _CHECK_S
-            metrics.APPLIED.labels(self._topic).inc(len(entries))
-        for record in read:
-            self._intake.done(record.ticket)
-        if blocked is not None:
-            self._release(partition)
-            _log.error(
-                "PARTITION PAUSED: a newer release wrote this record, upgrade this worker",
-                topic=self._topic, partition=partition, offset=blocked.ticket.offset,
-            )  # fmt: skip
+        with self._or_anew(partition):
+            entries, read, blocked = self._decode(records)
+            if read and held.kept:
+                held.passed(read[-1])
+                with metrics.APPLY_SECONDS.labels(self._topic).time():
+                    self._handler.apply(partition, entries, held.checkpoint)
+                held.check_at = time.monotonic() + _CHECK_S
+                metrics.APPLIED.labels(self._topic).inc(len(entries))
+            for record in read:
+                self._intake.done(record.ticket)
+            if blocked is not None:
+                self._block(blocked.ticket)
+
+    def _block(self, ticket: Ticket) -> None:
+        """Let go of a partition until a worker comes that can read its next record."""
+        place = {"partition": ticket.partition, "offset": ticket.offset}
+        _log.error("PARTITION PAUSED: a newer release wrote this record", topic=self._topic, **place)
+        problem = f"a newer release wrote offset {ticket.offset} of partition {ticket.partition}, upgrade this worker"
+        self._problems[ticket.partition] = problem
+        self._release(ticket.partition)
 
     def _check(self, partition: int) -> None:
         """Notice a state that went back while nothing comes."""
@@ -244,23 +258,23 @@ class StateConsumer(Generic[Decoded]):
 
     def _look(self) -> None:
         """See that the topic is still the same one; keep the checkpoints of quiet partitions young."""
-        self._look_at = time.monotonic() + _LOOK_S
+        self._look_at, asked_ms = time.monotonic() + _LOOK_S, now_ms()
+        self._heart.beat()
+        try:
+            streams = self._lookup.streams(self._held)
+        except KafkaException as error:
+            _log.info("the topic was not looked at", topic=self._topic, error=str(error))
+            return
         for partition, held in list(self._held.items()):
-            asked_ms = now_ms()
-            try:
-                stream = self._lookup.stream(partition)
-            except KafkaException as error:
-                _log.info("the topic was not looked at", topic=self._topic, error=str(error))
-                return
-            held.confirm(stream)
-            if held.kept and held.renew(stream, asked_ms):
+            held.confirm(streams[partition])
+            if held.kept and held.renew(streams[partition], asked_ms):
                 with self._or_anew(partition):
                     self._handler.apply(partition, [], held.checkpoint)
 
     def _decode(self, records: list[Record]) -> tuple[list[Entry[Decoded]], list[Record], Record | None]:
         """What can be applied, the records that are through with it, and the first one that is too new to be read.
 
-        What cannot be read is a dead letter, acknowledged when this returns. Raises `ProducerError` if it is not.
+        What cannot be read is a dead letter, acknowledged when this returns. Raises `ProducerError` if one is not.
         """
         entries: list[Entry[Decoded]] = []
         unreadable: list[tuple[Record, str]] = []
@@ -268,7 +282,7 @@ class StateConsumer(Generic[Decoded]):
         for number, record in enumerate(records):
             try:
                 record.require_headers()
-                key = _key(record)
+                key = id_of(record)
                 entries.append(Entry(key, self._handler.decode(key, record), record))
             except UnsupportedSchema:
                 read, blocked = records[:number], record
@@ -279,13 +293,3 @@ class StateConsumer(Generic[Decoded]):
             self._heart.rest()  # Kafka may take its time to acknowledge the letters
         bury_all(self._writer, unreadable)
         return entries, read, blocked
-
-
-def _key(record: Record) -> str:
-    """A record's key as an id. Raises `MalformedMessage`."""
-    if record.key is None:
-        raise MalformedMessage("key", "missing: records of a state topic are keyed by what they are about")
-    try:
-        return identifier("key", record.key.decode())
-    except UnicodeDecodeError:
-        raise MalformedMessage("key", "not valid UTF-8") from None

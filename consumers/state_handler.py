@@ -6,6 +6,8 @@ from typing import Generic, Protocol, TypeVar
 
 from consumers.events import Record
 from index_store import Checkpoint
+from messages import MalformedMessage
+from messages.rules import identifier
 
 Decoded = TypeVar("Decoded")
 
@@ -46,3 +48,13 @@ class StateHandler(Protocol[Decoded]):
 
     def release(self, partition: int) -> None:
         """Somebody else may write this partition's state from now on; harmless when it was not taken."""
+
+
+def id_of(record: Record) -> str:
+    """What a record of a state topic is about: its key. Raises `MalformedMessage`."""
+    if record.key is None:
+        raise MalformedMessage("key", "missing: records of a state topic are keyed by what they are about")
+    try:
+        return identifier("key", record.key.decode())
+    except UnicodeDecodeError:
+        raise MalformedMessage("key", "not valid UTF-8") from None

@@ -1,6 +1,6 @@
 """What a topic is now, as its broker tells: which cluster's, which one of that name, how long it keeps what."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -11,7 +11,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from index_store import Stream
-from producers import has_controller, make_client
+from producers import is_embedded, make_client
 
 _log = structlog.get_logger(__name__)
 
@@ -29,25 +29,25 @@ class StreamLookup:
         self._admin, self._topic = make_client(AdminClient, settings), topic
         self._warned = False
 
-    def stream(self, partition: int) -> Stream:
-        """A partition as it is now. On the embedded broker, which tells no topic ids, the name stands for the topic."""
-        cluster = self._admin.list_topics(timeout=_TIMEOUT_S)  # of all topics: naming one could make it
-        topic = cluster.topics.get(self._topic)
-        if topic is None or partition not in topic.partitions:
-            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"{self._topic} [{partition}]"))
-        real = has_controller(cluster)
-        return Stream(
-            cluster_id=cluster.cluster_id or "",
-            topic_id=self._topic_id() if real else self._topic,
-            partitions=len(topic.partitions),
-            first=self._offset(partition, _EARLIEST),
-            end=self.end(partition),
-            delete_retention_ms=self._delete_retention_ms() if real else None,
-        )
+    def streams(self, partitions: Collection[int]) -> dict[int, Stream]:
+        """Partitions, one or more, as they are now; it takes no more questions for many than for one.
 
-    def end(self, partition: int) -> int:
-        """The offset that the next record of a partition will have."""
-        return self._offset(partition, _LATEST)
+        On the embedded broker, which tells no topic ids, the name stands for the topic.
+        """
+        cluster = self._admin.list_topics(timeout=_TIMEOUT_S)  # of all topics: naming one could make it
+        found = cluster.topics[self._topic].partitions if self._topic in cluster.topics else {}
+        if absent := set(partitions) - found.keys():
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"{self._topic} {sorted(absent)}"))
+        embedded = is_embedded(cluster)
+        topic_id = self._topic if embedded else self._topic_id()
+        retention_ms = None if embedded else self._delete_retention_ms()
+        firsts, ends = self._offsets(partitions, _EARLIEST), self._offsets(partitions, _LATEST)
+        return {
+            partition: Stream(
+                cluster.cluster_id or "", topic_id, len(found), firsts[partition], ends[partition], retention_ms
+            )
+            for partition in partitions
+        }
 
     def committed(self, group: str, partition: int) -> int:
         """From where a group reads on, 0 where it has committed nothing."""
@@ -58,9 +58,10 @@ class StreamLookup:
             raise KafkaException(found.error)
         return max(int(found.offset), 0)
 
-    def _offset(self, partition: int, which: OffsetSpec) -> int:
-        asked = TopicPartition(self._topic, partition)
-        return int(self._admin.list_offsets({asked: which}, request_timeout=_TIMEOUT_S)[asked].result().offset)
+    def _offsets(self, partitions: Collection[int], which: OffsetSpec) -> dict[int, int]:
+        asked = {TopicPartition(self._topic, partition): which for partition in partitions}
+        answers = self._admin.list_offsets(asked, request_timeout=_TIMEOUT_S)
+        return {place.partition: int(answer.result().offset) for place, answer in answers.items()}
 
     def _topic_id(self) -> str:
         answers = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=_TIMEOUT_S)

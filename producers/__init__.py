@@ -22,7 +22,7 @@ from producers.errors import (
 from producers.loader import LoadReport, load
 from producers.records import BehaviorProducer, ItemProducer
 from producers.requests import RequestProducer, ResponsePublisher
-from producers.topic_admin import Deviation, TopicAdmin, TopicState, has_controller
+from producers.topic_admin import Deviation, TopicAdmin, TopicState, is_embedded
 from producers.writer import Delivery, OnDelivered, Writer
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "Undelivered",
     "Writer",
     "describe_error",
-    "has_controller",
+    "is_embedded",
     "load",
     "make_client",
 ]

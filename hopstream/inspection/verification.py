@@ -167,7 +167,7 @@ class _Verification:
         if checkpoint is None:
             return extent.high - extent.low
         try:
-            stream = StreamLookup(kafka.bootstrap_servers, topic, kafka.options).stream(SHARD)
+            stream = StreamLookup(kafka.bootstrap_servers, topic, kafka.options).streams([SHARD])[SHARD]
             check_stream(checkpoint, stream, now_ms=now_ms())
         except StreamChanged as error:
             self._faults.add([("stream_changed", str(error))])

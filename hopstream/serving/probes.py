@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from hopstream.errors import SettingsError
 from hopstream.settings import KafkaSettings
 from index_store import GenerationInfo, IndexStore, Server, connect
-from producers import Complaints, has_controller, make_client
+from producers import Complaints, is_embedded, make_client
 
 _PATIENCE_S = 1.0  # also the longest that a wish to stop goes unheard
 
@@ -54,11 +54,11 @@ class KafkaProbe:
         for topic in self._topics:
             if topic in found.topics:
                 continue
-            if has_controller(found):
-                yield topic
-            else:
-                # The embedded broker makes topics when they are named; another one must not, with policies of its own.
+            if is_embedded(found):
+                # It makes topics when they are named; another one must not, with policies of its own.
                 self._client.list_topics(topic, timeout=_PATIENCE_S)
+            else:
+                yield topic
 
 
 class StoreProbe:

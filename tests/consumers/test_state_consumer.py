@@ -18,14 +18,16 @@ from index_store import (
     Checkpoint,
     HistoryStore,
     InvalidBatch,
+    ShardDamaged,
     ShardWriter,
+    StoreError,
     StoreUnavailable,
     StreamChanged,
     UnknownGeneration,
     connect,
 )
 from messages import Behavior, Item, encode, parse_dead_letter
-from producers import ProducerError, Writer
+from producers import DeliveryFailed, ProducerError, Undelivered, Writer
 from tests.brokers import mock_kafka, reader
 from tests.consumers.stage import (
     QUICK,
@@ -117,6 +119,24 @@ def test_a_dead_letter_that_kafka_does_not_take_is_an_error(stage: Stage) -> Non
         bury_all(writer, [(record, "nonsense")])
 
 
+def test_a_letter_that_is_not_acknowledged_keeps_its_record_open(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away when a record is buried does not end the worker: it buries it later, and goes on."""
+    refusals: list[ProducerError] = [Undelivered(1), DeliveryFailed("t", "_MSG_TIMED_OUT")]
+
+    def bury(*arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        bury_all(*arguments)
+
+    monkeypatch.setattr(state_consumer, "bury_all", bury)
+    stage.produce(stage.topics.items, "bad", b"\xc1")
+    stage.put(ITEMS[:5])
+    with running(stage.item_writer()):
+        wait_until(lambda: stage.count() == 5, "the items behind it")
+    stage.letters(stage.topics.items, 1)
+    assert not refusals
+
+
 def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> None:
     """What came before it is applied and no dead letter is written; whoever can read it goes on from there."""
     stage.put(ITEMS[:10])
@@ -125,8 +145,9 @@ def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> N
     writer = stage.item_writer()
     with running(writer):
         wait_until(lambda: stage.count() == 10 and not writer._held.get(0), "the items before the newer one")
-        waiting = (f"every partition of {stage.topics.items} to be taken",)
-        wait_until(lambda: writer.status().waiting_for == waiting, "a word about it")
+        what, why = f"every partition of {stage.topics.items} to be taken", "a newer release wrote offset 10"
+        wait_until(lambda: writer.status().waiting_for, "a word about it")
+        assert writer.status().waiting_for == (f"{what}: {why} of partition 0, upgrade this worker",)
         # Behind it comes a partition that goes on: once that is applied, the paused one has had its chance.
         stage.produce(stage.topics.items, "misled", encode(ITEMS[0]), partition=1)
         stage.letters(stage.topics.items, 1)
@@ -248,14 +269,37 @@ def test_a_refused_batch_comes_again_and_only_once(stage: Stage) -> None:
     assert not handler.held
 
 
-def test_an_error_that_stays_ends_the_consumer(stage: Stage) -> None:
+@pytest.mark.parametrize("error", [InvalidBatch("does not fit"), ShardDamaged("not ours")])
+def test_an_error_that_stays_ends_the_consumer(stage: Stage, error: StoreError) -> None:
     """A batch that can never be applied is not tried again for ever."""
-    handler = Handler(InvalidBatch("does not fit"))
+    handler = Handler(error)
     run = Run(StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK))
     stage.produce(stage.topics.items, "k", b"")
     run.thread.join(20)
-    assert isinstance(run.failure, InvalidBatch)
+    assert run.failure is error
     assert not handler.held
+
+
+def test_a_worker_that_waits_for_each_partition_in_turn_is_not_stuck(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heart beats before each of them, and once more when it lets go of one."""
+    handler, steps = Handler(*[StoreUnavailable("no answer")] * 4), list[str]()
+    consumer: StateConsumer[str] = StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK)
+    monkeypatch.setattr(consumer._intake, "start_at", lambda *_: 1)
+    stage.put(ITEMS[:1])  # makes the topic
+    for partition in range(4):
+        consumer._events.put(Assigned(partition))
+    consumer._turn()
+    assert consumer._held.keys() == {0, 1, 2, 3}
+    apply, release = handler.apply, handler.release
+    monkeypatch.setattr(consumer._heart, "beat", lambda: steps.append("beat"))
+    monkeypatch.setattr(handler, "apply", lambda *batch: (steps.append("apply"), apply(*batch)))
+    monkeypatch.setattr(handler, "release", lambda partition: (steps.append("release"), release(partition)))
+    for partition in range(4):
+        consumer._events.put(Record(Ticket(partition, 0, 1), 1, stage.topics.items, b"k", b"", (), 0))
+    consumer._turn()
+    assert steps[:16] == ["beat", "apply", "beat", "release"] * 4
 
 
 def test_records_of_an_earlier_reading_do_not_count(stage: Stage) -> None:
@@ -293,13 +337,22 @@ def test_records_of_an_earlier_reading_do_not_count(stage: Stage) -> None:
     assert not handler.held
 
 
+def change_streams(monkeypatch: pytest.MonkeyPatch, consumer: StateConsumer[Any], **changes: Any) -> None:
+    """Let a consumer find its topic changed."""
+    look = consumer._lookup.streams
+    monkeypatch.setattr(
+        consumer._lookup,
+        "streams",
+        lambda partitions: {number: replace(stream, **changes) for number, stream in look(partitions).items()},
+    )
+
+
 def test_a_quiet_partition_keeps_a_young_checkpoint(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where deletions go by age, the checkpoint's time moves on while a partition is read to its end."""
     handler = Handler()
     monkeypatch.setattr(state_consumer, "_LOOK_S", 0.1)
     consumer = StateConsumer(stage.kafka, stage.topics.items, "g", handler, kafka_options=QUICK)
-    look = consumer._lookup.stream
-    consumer._lookup.stream = lambda partition: replace(look(partition), delete_retention_ms=60_000)
+    change_streams(monkeypatch, consumer, delete_retention_ms=60_000)
     stage.produce(stage.topics.items, "k", b"", timestamp=1000)
     assert stage.producer.flush(20) == 0
     with running(consumer):
@@ -331,8 +384,7 @@ def test_a_topic_made_anew_under_a_worker_ends_it(stage: Stage, monkeypatch: pyt
     stage.put(ITEMS[:5])
     run = Run(consumer)
     wait_until(lambda: len(handler.applied) == 5, "the records")
-    look = consumer._lookup.stream
-    consumer._lookup.stream = lambda partition: replace(look(partition), topic_id="another")
+    change_streams(monkeypatch, consumer, topic_id="another")
     run.thread.join(20)
     assert isinstance(run.failure, StreamChanged)
 

@@ -1,9 +1,15 @@
 from concurrent.futures import Future
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ConfigEntry
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    ClusterMetadata,
+    ConfigEntry,
+    PartitionMetadata,
+    TopicMetadata,
+)
 
 from consumers.stream_identity import StreamLookup
 from index_store import Stream
@@ -41,16 +47,33 @@ def test_a_stream_is_what_its_broker_says(stage: Stage) -> None:
     assert stage.producer.flush(20) == 0
     lookup = StreamLookup(stage.kafka, topic)
     cluster = stage.producer.list_topics(timeout=10).cluster_id or ""
-    assert lookup.stream(2) == Stream(cluster, topic, 4, 0, 3, None)
-    assert lookup.stream(1) == Stream(cluster, topic, 4, 0, 0, None)
+    assert lookup.streams([2, 1]) == {
+        2: Stream(cluster, topic, 4, 0, 3, None),
+        1: Stream(cluster, topic, 4, 0, 0, None),
+    }
     assert lookup.committed("nobody", 2) == 0
 
 
 def test_asking_makes_no_topic(stage: Stage) -> None:
     """A topic that is not there is an error, and still not there: who makes it decides on its policy."""
     with pytest.raises(KafkaException, match="UNKNOWN_TOPIC_OR_PART"):
-        StreamLookup(stage.kafka, "nowhere.items").stream(0)
+        StreamLookup(stage.kafka, "nowhere.items").streams([0])
     assert "nowhere.items" not in stage.producer.list_topics(timeout=10).topics
+
+
+def test_a_cluster_without_a_controller_is_no_other_stream() -> None:
+    """While nobody tells a topic's id, its name is not taken for it, as on the embedded broker: the error passes."""
+    cluster, topic = ClusterMetadata(), TopicMetadata()
+    cluster.cluster_id, cluster.controller_id, cluster.topics = "RFVqjWm0TsK", -1, {"t.items": topic}
+    topic.partitions = {0: PartitionMetadata()}
+    told: Future[Any] = Future()
+    told.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+    lookup = StreamLookup("localhost:1", "t.items")
+    lookup._admin = Mock()
+    lookup._admin.list_topics.return_value = cluster
+    lookup._admin.describe_topics.return_value = {"t.items": told}
+    with pytest.raises(KafkaException, match="_TIMED_OUT"):
+        lookup.streams([0])
 
 
 def test_deletions_go_by_age_only_where_topics_are_compacted() -> None:

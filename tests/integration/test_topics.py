@@ -121,9 +121,7 @@ def test_the_embedded_broker_makes_topics_when_they_are_named() -> None:
     assert done.returncode == 0, done.stderr
     [*states] = json.loads(done.stdout)["topics"]
     assert [state["topic"] for state in states] == [p.topic for p in policies(Topics("shop"), partitions=4)]
-    assert {state["unchecked"] for state in states} == {
-        "a broker without a controller makes topics when they are named"
-    }
+    assert {state["unchecked"] for state in states} == {"the embedded broker makes topics when they are named"}
 
 
 def test_an_absent_kafka_is_waited_for_and_named() -> None:

@@ -100,7 +100,7 @@ class StateConsumer(Generic[Decoded]):
             self._heart.rest()
             self._intake.stop()
             self._intake.join(_CLOSE_S)
-            for partition in list(self._held):
+            for partition in [*self._held, *self._wanted]:  # one that was refused after it was taken is wanted still
                 self._release(partition)
             self._writer.close()
         _log.info("stopped", topic=self._topic)

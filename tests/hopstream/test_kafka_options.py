@@ -44,6 +44,6 @@ def test_a_worker_that_loses_kafka_writes_its_log_and_nothing_else() -> None:
         with mock_kafka() as kafka:
             served = stack.enter_context(serving("all", kafka, redis, "shop", options))
             wait_until(lambda: served.readiness()[0] == 200, "it to be ready")
-        served.wait_for("Kafka ")
+        served.wait_for("Kafka ", "Kafka ", "Kafka ")  # one for each worker
         wait_until(lambda: any(line["event"] == "broker trouble" for line in served.log), "a word about it")
         assert [line for line in served.process.output.splitlines() if not line.startswith("{")] == []

@@ -53,7 +53,7 @@ def real_kafka(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> s
     """The address of the chosen Kafka, for what the embedded broker cannot do."""
     choice = pytestconfig.stash[_KAFKA]
     if not choice.real:
-        pytest.skip("needs an Apache Kafka: the head of this report says why there is none")
+        pytest.skip("the embedded broker can neither create, compact nor delete topics: set KAFKA_HOME")
     address: str = request.getfixturevalue("kafka")
     return address
 
@@ -62,7 +62,7 @@ def real_kafka(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> s
 def docker() -> None:
     """Skip where containers cannot be run."""
     if problem := docker_problem():
-        pytest.skip(problem)
+        pytest.skip(f"runs containers, and {problem}: start Docker, or set DOCKER_HOST")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

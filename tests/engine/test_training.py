@@ -232,7 +232,8 @@ def test_kernel_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(
-    not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)(), reason="no bfloat16 products on this processor"
+    not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)(),
+    reason="the path under test runs only on processors that multiply bfloat16 (AVX512-BF16)",
 )
 def test_half_precision_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bfloat16 path gives the plain path's loss within its precision."""

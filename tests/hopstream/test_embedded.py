@@ -122,7 +122,9 @@ def test_the_owners_death_takes_the_servers_along(end: signal.Signals) -> None:
         assert not folder.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="PR_SET_PDEATHSIG, which ends a server with its parent, is Linux's alone"
+)
 def test_the_childs_death_takes_redis_along() -> None:
     """Redis does not outlive the child, even when that is killed; the owner still removes the folder."""
     with owner() as (_, pids, folder):

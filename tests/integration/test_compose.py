@@ -71,10 +71,10 @@ class Deployment:
 def started(docker: None) -> Iterator[Deployment]:
     """Everything up and ready, taken down with all its data."""
     if not DOCKER or subprocess.run([DOCKER, "compose", "version"], capture_output=True).returncode:
-        pytest.skip("docker compose is not installed")
+        pytest.skip("runs compose.yaml, and the docker command has no compose plugin: install docker-compose-plugin")
     deployment = Deployment(f"hopstream-test-{uuid.uuid4().hex[:8]}", *free_ports(2))
     try:
-        deployment.compose("up", "--wait")
+        deployment.compose("up", "--wait", "--build")
         yield deployment
     finally:
         deployment.compose("down", "--volumes", "--timeout", "5")

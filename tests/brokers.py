@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 _BROKER = """
 import sys
@@ -131,6 +131,16 @@ def has_controller(address: str) -> bool:
     """Whether topics can be made and asked about here; the embedded broker names one that does not exist."""
     cluster = _admin(address).list_topics(timeout=10)
     return cluster.controller_id in cluster.brokers
+
+
+def makes_topics_when_named(address: str) -> bool:
+    """Whether a topic comes into being here by being written to."""
+    if not has_controller(address):
+        return True
+    admin = _admin(address)
+    broker = ConfigResource(ConfigResource.Type.BROKER, str(admin.list_topics(timeout=10).controller_id))
+    settings = admin.describe_configs([broker], request_timeout=_ADMIN_S)[broker].result()
+    return bool(settings["auto.create.topics.enable"].value == "true")
 
 
 def make_topic(address: str, topic: str, partitions: int = 4, policy: Mapping[str, str] | None = None) -> None:

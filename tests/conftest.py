@@ -23,15 +23,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_KAFKA], config.stash[_REDIS] = choose_kafka(), choose_redis()
     except (ValueError, ServerNotFound) as error:
         raise pytest.UsageError(str(error)) from None
-    # Read by now, and not meant for the commands that tests start: those refuse settings that they do not know.
-    for name in [name for name in os.environ if name.startswith("HOPSTREAM_TEST_")]:
-        del os.environ[name]
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which servers serve the integration and fault tests."""
     docker = docker_problem() or "a daemon answers"
     return [f"kafka: {config.stash[_KAFKA].what}", f"redis: {config.stash[_REDIS].what}", f"docker: {docker}"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hidden_choices() -> None:
+    """Hide what chose the servers from the commands that tests start: those refuse settings that they do not know.
+
+    Not while pytest is configured, since the processes that share a run's tests out are started later.
+    """
+    for name in [name for name in os.environ if name.startswith("HOPSTREAM_TEST_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

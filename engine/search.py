@@ -51,16 +51,24 @@ class ParallelSearch:
         return len(self.lanes.free())
 
     def step(self) -> list[tuple[int, Answer]]:
-        """One hop for every running lane; returns the lanes that are done, with their answers, and frees them."""
+        """One hop for every running lane; returns the lanes that are done, with their answers, and frees them.
+
+        A lane whose time is up makes no hop: its best so far is the answer.
+        """
+        expired = self._expired()
         running = self.lanes.running()
         if len(running) == 0:
-            return []
+            return expired
         self.lanes.fit(self.index)
         pair_lanes, rows = self._next_pairs(running)
         pair_lanes, rows = self._within_budget(pair_lanes, rows)
         self._score_and_merge(pair_lanes, rows)
         self.lanes.steps[running] += 1
-        return self._retire(running)
+        return expired + self._retire(running)
+
+    def cancel(self, lane: int) -> None:
+        """Free a lane whose answer nobody wants any more."""
+        self.lanes.release(lane)
 
     # -- level 1 ---------------------------------------------------------------------------------------------------
 
@@ -186,28 +194,32 @@ class ParallelSearch:
 
     # -- retirement ------------------------------------------------------------------------------------------------
 
+    def _expired(self) -> list[tuple[int, Answer]]:
+        """The lanes whose time is up, freed, with the best that they have."""
+        now = time.monotonic()
+        expired = []
+        for lane, query in enumerate(self.lanes.queries):
+            if query is not None and query.deadline is not None and now >= query.deadline:
+                expired.append((lane, self._answer(lane, Stop.DEADLINE)))
+                self.lanes.release(lane)
+        return expired
+
     def _retire(self, running: np.ndarray) -> list[tuple[int, Answer]]:
         lanes = self.lanes
         frontier = lanes.unexpanded.any(dim=1).cpu().numpy()
         full = (lanes.beam.full() & lanes.results.full()).cpu().numpy()
-        now = time.monotonic()
         done = []
         for lane in running.tolist():
-            stop = self._stop(lane, now, frontier=bool(frontier[lane]), full=bool(full[lane]))
+            stop = self._stop(lane, frontier=bool(frontier[lane]), full=bool(full[lane]))
             if stop is not None:
                 done.append((lane, self._answer(lane, stop)))
                 lanes.release(lane)
         return done
 
-    def _stop(self, lane: int, now: float, *, frontier: bool, full: bool) -> Stop | None:
+    def _stop(self, lane: int, *, frontier: bool, full: bool) -> Stop | None:
         lanes = self.lanes
-        query = lanes.queries[lane]
-        if query is None:
-            return None
         if lanes.evaluations[lane] >= lanes.budgets[lane]:
             return Stop.BUDGET
-        if query.deadline is not None and now >= query.deadline:
-            return Stop.DEADLINE
         if lanes.walks[lane] and (frontier or not (full or len(self._lowest_unvisited(lane)) == 0)):
             return None
         return Stop.CONVERGED

@@ -123,12 +123,32 @@ def test_rows_added_while_a_lane_runs_can_be_found() -> None:
     assert answers[0][1].rows.tolist() == [1099]
 
 
-def test_a_deadline_ends_a_search_with_the_best_so_far() -> None:
-    """A query whose time is up leaves after the step it is in."""
-    query = Query(SearchParams(k=3, beam=300, width=1), deadline=time.monotonic())
-    [answer] = search(INDEXES["mlp"], [query])
-    assert answer.stop is Stop.DEADLINE
+def test_a_deadline_ends_a_search_with_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query whose time is up makes no further step; what it had found by then is the answer."""
+    index, now = INDEXES["mlp"], time.monotonic()
+    running = ParallelSearch(index, lanes=2)
+    running.admit([Query(SearchParams(k=3, beam=300, width=1), deadline=now + 60), Query(SearchParams(beam=300))])
+    assert running.step() == []
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    [(lane, answer)] = running.step()
+    monkeypatch.undo()
+    assert (lane, answer.stop, answer.steps) == (0, Stop.DEADLINE, 1)
     assert len(answer.rows) == 3
+    assert running.free_lanes == 1
+
+
+def test_a_cancelled_lane_is_free_and_answers_nothing() -> None:
+    """Its place goes to another query, whose answer is the one it would have got alone."""
+    index = INDEXES["mlp"]
+    running = ParallelSearch(index, lanes=1)
+    [lane] = running.admit([Query(SearchParams(beam=300, width=1))])
+    assert running.step() == []
+    running.cancel(lane)
+    assert running.step() == []
+    query = Query(SearchParams(budget=20))
+    running.admit([query])
+    [(_, answer)] = running.step()
+    assert same(answer, search(index, [query])[0])
 
 
 def test_a_filter_that_matches_little_is_exact() -> None:

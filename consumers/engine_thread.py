@@ -18,7 +18,7 @@ from consumers.worker import Heartbeat
 from engine.errors import InvalidQuery, QueueFull
 from engine.model import Model
 from engine.query import Answer, Query
-from engine.scheduler import UNANSWERED, Scheduler
+from engine.scheduler import Scheduler
 from engine.search import ParallelSearch
 from index_store import Change, GenerationInfo, History, Snapshot
 from messages import MalformedMessage, Recommendations, RecommendRequest, RequestHeaders, ScoredItem, Status
@@ -201,7 +201,7 @@ class EngineThread:
 
     def _answered(self, in_work: _InWork, answer: Answer) -> Reply:
         question = in_work.question
-        if answer is UNANSWERED:
+        if answer.steps == 0:
             return refusal(question, Status.EXPIRED, _TOO_LATE)
         metrics.SEARCH_SECONDS.observe(time.monotonic() - in_work.since)
         metrics.EVALUATIONS.inc(answer.evaluations)

@@ -1,58 +1,113 @@
 """Who runs: queries wait here until a lane is free, and no longer."""
 
 import time
-from collections import deque
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, Protocol
 
 import numpy as np
 
-from engine.errors import QueueFull
+from engine.costs import Cost, QueryCosts, StepTimes
+from engine.errors import InvalidQuery, QueueFull
+from engine.fair_queue import FairQueue, Flow, Priority, Ticket, Waiting
 from engine.query import Answer, Query, Stop
-from engine.search import ParallelSearch
-
-Ticket = TypeVar("Ticket", bound=Hashable)
 
 UNANSWERED = Answer(np.empty(0, np.int64), np.empty(0, np.float32), evaluations=0, steps=0, stop=Stop.DEADLINE)
 """The answer to a query whose time was up before a lane was free."""
 
-_FIRST_ESTIMATE = 1_000
-_SMOOTHING = 0.05
+_RESERVED_SHARE = 1 / 8
+
+
+class Search(Protocol):
+    """What the scheduler needs of a `ParallelSearch`."""
+
+    @property
+    def free_lanes(self) -> int:
+        """How many queries can be admitted."""
+
+    def check(self, query: Query) -> None:
+        """Raise `InvalidQuery` for a query that cannot be run."""
+
+    def admit(self, queries: list[Query]) -> list[int]:
+        """Put queries into free lanes; returns the lane of each."""
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """One hop for every lane whose time is not up; the lanes that are done, and free again, with their answers."""
+
+    def cancel(self, lane: int) -> None:
+        """Free a lane."""
+
+
+@dataclass(slots=True)
+class _Running(Generic[Ticket]):
+    """A query in a lane. steps_left: as expected, at least 1."""
+
+    ticket: Ticket
+    query: Query
+    cost: Cost
+    steps_left: float
 
 
 class Scheduler(Generic[Ticket]):
     """Admits queries into lanes as these become free; never waits for a batch to fill or to finish.
 
     The queue is bounded by estimated work, not by a count: a hundred narrow queries may cost less than one wide one.
+    Whose turn it is, `FairQueue` says. Into a free lane goes only who can still be ready in time there, and who does
+    not slow the step down so much that others are late: work that ends too late is the first to be left out. The last
+    lanes, one in eight, are for the lightest queries, so that these never wait for heavy ones to end.
 
-    max_waiting: metric evaluations, as estimated, that may wait for a lane.
+    max_waiting: metric evaluations, as estimated, that may wait for a lane. clock: seconds, as in `Query.deadline`.
     """
 
-    def __init__(self, search: ParallelSearch, max_waiting: int = 10_000_000) -> None:
-        self._search = search
-        self._max_waiting = max_waiting
-        self._queue: deque[tuple[Ticket, Query, int]] = deque()
-        self._running: dict[int, Ticket] = {}
-        self._estimate = float(_FIRST_ESTIMATE)
-        self.waiting_evaluations = 0
+    def __init__(
+        self, search: Search, max_waiting: int = 10_000_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._search, self._max_waiting, self._clock = search, max_waiting, clock
+        self._reserved = int(search.free_lanes * _RESERVED_SHARE)
+        self._queue: FairQueue[Ticket] = FairQueue()
+        self._running: dict[int, _Running[Ticket]] = {}
+        self._lanes: dict[Ticket, int] = {}
+        self._costs, self._step_times = QueryCosts(), StepTimes()
+        self._lightest = inf
 
-    def submit(self, ticket: Ticket, query: Query) -> None:
+    def submit(self, ticket: Ticket, query: Query, priority: Priority = Priority.NORMAL) -> None:
         """Queue a query; its answer leaves `step` with the ticket.
 
         Raises `QueueFull` when too much work waits, `InvalidQuery` for a query that does not fit the index.
         """
+        if ticket in self._queue or ticket in self._lanes:
+            raise InvalidQuery("ticket", f"{ticket} is in work already: submit it again when it is answered")
         self._search.check(query)
-        work = min(query.params.budget, int(self._estimate))
-        if self.waiting_evaluations + work > self._max_waiting:
-            raise QueueFull(self.waiting_evaluations, self._max_waiting)
-        self._queue.append((ticket, query, work))
-        self.waiting_evaluations += work
+        entry = Waiting(ticket, query, self._costs.expected(query), priority, self._clock())
+        if self._queue.evaluations + entry.cost.evaluations > self._max_waiting:
+            raise QueueFull(self._queue.evaluations, self._max_waiting)
+        self._queue.add(entry)
+        self._lightest = min(self._lightest, entry.weight)
+
+    def cancel(self, ticket: Ticket) -> bool:
+        """Forget a query, waiting or running: it gets no answer. False if it is not in work."""
+        if ticket in self._queue:
+            self._queue.discard(ticket)
+            return True
+        lane = self._lanes.pop(ticket, None)
+        if lane is None:
+            return False
+        self._search.cancel(lane)
+        del self._running[lane]
+        return True
 
     def step(self) -> list[tuple[Ticket, Answer]]:
         """Schedule, run, retire. A query whose time is up before a lane is free is answered without computing."""
-        expired = self._admit()
+        began = self._clock()
+        answers = [(ticket, UNANSWERED) for ticket in self._queue.expire(began)]
+        pairs = self._admit(began)
         finished = self._search.step()
-        return expired + [self._retired(lane, answer) for lane, answer in finished]
+        if pairs:
+            self._step_times.learn(pairs, self._clock() - began)
+        for running in self._running.values():
+            running.steps_left = max(1.0, running.steps_left - 1)
+        return answers + [self._retired(lane, answer) for lane, answer in finished]
 
     @property
     def idle(self) -> bool:
@@ -64,21 +119,56 @@ class Scheduler(Generic[Ticket]):
         """Queries that run and that wait."""
         return len(self._running), len(self._queue)
 
-    def _admit(self) -> list[tuple[Ticket, Answer]]:
-        batch: list[tuple[Ticket, Query]] = []
-        expired: list[tuple[Ticket, Answer]] = []
-        free, now = self._search.free_lanes, time.monotonic()
-        while self._queue and len(batch) < free:
-            ticket, query, work = self._queue.popleft()
-            self.waiting_evaluations -= work
-            if query.deadline is not None and now >= query.deadline:
-                expired.append((ticket, UNANSWERED))
-            else:
-                batch.append((ticket, query))
-        lanes = self._search.admit([query for _, query in batch])
-        self._running.update((lane, ticket) for lane, (ticket, _) in zip(lanes, batch, strict=True))
-        return expired
+    @property
+    def waiting_evaluations(self) -> int:
+        """Metric evaluations, as estimated, of the queries that wait."""
+        return self._queue.evaluations
+
+    # -- policy ----------------------------------------------------------------------------------------------------
+
+    def _admit(self, now: float) -> float:
+        """Fill free lanes with those whose turn it is; returns the pairs that the step is expected to score."""
+        batch: list[Waiting[Ticket]] = []
+        passed_over: set[Flow] = set()
+        free, (pairs, longest) = self._search.free_lanes, self._running_step(now)
+        while len(batch) < free and (entry := self._queue.first(now, passed_over)) is not None:
+            affordable = _seconds_a_step(entry.query, entry.cost.steps, now)
+            seconds = self._step_times.expected(pairs + entry.cost.pairs)
+            alone = pairs == 0  # there will be no better moment, and an estimate that is wrong gets corrected
+            if not self._has_lane(entry, free - len(batch)) or (seconds > affordable and not alone):
+                passed_over.add(entry.flow)
+                continue
+            if seconds > longest:
+                break
+            self._queue.take(entry)
+            batch.append(entry)
+            pairs, longest = pairs + entry.cost.pairs, min(longest, affordable)
+        for lane, entry in zip(self._search.admit([entry.query for entry in batch]), batch, strict=True):
+            self._running[lane] = _Running(entry.ticket, entry.query, entry.cost, entry.cost.steps)
+            self._lanes[entry.ticket] = lane
+        return pairs
+
+    def _running_step(self, now: float) -> tuple[float, float]:
+        """The pairs that the running queries will have in a step, and the seconds it may take for all to be in time.
+
+        Those whose time is up make none. Whom even a step without newcomers makes late is not waited for.
+        """
+        paced = [(_seconds_a_step(each.query, each.steps_left, now), each.cost) for each in self._running.values()]
+        pairs = sum(cost.pairs for pace, cost in paced if pace > 0)
+        seconds = self._step_times.expected(pairs)
+        return pairs, min((pace for pace, _ in paced if pace >= seconds > 0), default=inf)
+
+    def _has_lane(self, entry: Waiting[Ticket], free: int) -> bool:
+        """Whether one of the free lanes is for queries as heavy as this one."""
+        return free > self._reserved or entry.weight <= self._lightest
 
     def _retired(self, lane: int, answer: Answer) -> tuple[Ticket, Answer]:
-        self._estimate += _SMOOTHING * (answer.evaluations - self._estimate)
-        return self._running.pop(lane), answer
+        running = self._running.pop(lane)
+        del self._lanes[running.ticket]
+        self._costs.learn(running.query, answer)
+        return running.ticket, answer
+
+
+def _seconds_a_step(query: Query, steps: float, now: float) -> float:
+    """How long each of its steps may take if so many are to be made in time."""
+    return inf if query.deadline is None else (query.deadline - now) / steps

@@ -1,0 +1,99 @@
+"""What queries and steps cost: learned from those that are over, so that the next ones can be planned."""
+
+from dataclasses import dataclass
+
+from engine.query import Answer, Query, Stop
+
+_FIRST_EVALUATIONS = 1_000
+_FIRST_PAIRS = 100
+_SMOOTHING = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one query is expected to take. pairs: metric evaluations in each of its steps."""
+
+    evaluations: int
+    pairs: float
+
+    @property
+    def steps(self) -> float:
+        """Steps from its admission to its answer, at least 1."""
+        return max(1.0, self.evaluations / self.pairs)
+
+
+class QueryCosts:
+    """The costs of queries by their kind, that is by parameters of about the same size.
+
+    What is learned is the share of its budget that a query spends: right where the budget ends searches, whatever it
+    is, and where they converge far below it. A kind that was never seen costs what all queries cost on average.
+    """
+
+    def __init__(self) -> None:
+        self._shares: dict[tuple[int, ...], _Mean] = {}
+        self._pairs: dict[tuple[int, ...], _Mean] = {}
+        self._evaluations = _Mean(_FIRST_EVALUATIONS)
+        self._any_pairs = _Mean(_FIRST_PAIRS)
+
+    def expected(self, query: Query) -> Cost:
+        """What a query will take."""
+        kind, budget = _kind(query), query.params.budget
+        if kind in self._shares:
+            return Cost(max(1, round(self._shares[kind].value * budget)), self._pairs[kind].value)
+        return Cost(max(1, min(budget, round(self._evaluations.value))), self._any_pairs.value)
+
+    def learn(self, query: Query, answer: Answer) -> None:
+        """Take in what a query took; one that was cut short by its deadline says nothing of its kind."""
+        if answer.stop is Stop.DEADLINE:
+            return
+        kind, pairs = _kind(query), max(1.0, answer.evaluations / max(1, answer.steps))
+        self._shares.setdefault(kind, _Mean()).add(answer.evaluations / query.params.budget)
+        self._pairs.setdefault(kind, _Mean()).add(pairs)
+        self._evaluations.add(answer.evaluations)
+        self._any_pairs.add(pairs)
+
+
+class StepTimes:
+    """How long a step takes: a line over the pairs that are expected in it, fitted to the last steps.
+
+    The line goes through their means, so it is right where the engine works now, however little the load varies.
+    """
+
+    def __init__(self) -> None:
+        self._pairs, self._seconds = _Mean(), _Mean()
+        self._variance, self._covariance = _Mean(), _Mean()
+
+    def expected(self, pairs: float) -> float:
+        """Seconds for a step of so many pairs; 0 while nothing is known."""
+        if self._pairs.value == 0:
+            return 0.0
+        proportional = self._seconds.value / self._pairs.value
+        fitted = self._covariance.value / self._variance.value if self._variance.value > 0 else proportional
+        slope = min(max(fitted, 0.0), proportional)
+        return self._seconds.value + slope * (pairs - self._pairs.value)
+
+    def learn(self, pairs: float, seconds: float) -> None:
+        """Take in a step that was made."""
+        apart = pairs - self._pairs.value
+        self._variance.add(apart * apart)
+        self._covariance.add(apart * (seconds - self._seconds.value))
+        self._pairs.add(pairs)
+        self._seconds.add(seconds)
+
+
+class _Mean:
+    """A mean of numbers in which old ones fade; ``first`` is its value until there is one."""
+
+    def __init__(self, first: float = 0.0) -> None:
+        self.value = first
+        self._count = 0
+
+    def add(self, number: float) -> None:
+        self._count += 1
+        self.value += max(_SMOOTHING, 1 / self._count) * (number - self.value)
+
+
+def _kind(query: Query) -> tuple[int, ...]:
+    params = query.params
+    sizes = (params.k, params.beam, params.width, params.budget)
+    return (*(size.bit_length() for size in sizes), query.mask is not None)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hopstream demo $(ARGS)
@@ -15,12 +15,16 @@ test: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy consumers engine hopstream index_store messages producers
+	$(BIN)/mypy benchmarks consumers engine hopstream index_store messages producers
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The libraries that benchmarks compare with; then `.venv/bin/python -m benchmarks.structures` and its siblings run.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "hopstream needs Python 3.11 or newer: make PYTHON=python3.12 demo")'

@@ -1,0 +1,68 @@
+"""What a benchmark leaves behind: a table on the terminal and one JSON object."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import Machine
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Figures = Mapping[str, float | None]
+"""Named results; None for one that was not reached or not measured."""
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of one benchmark.
+
+    rows: frozen dataclasses of one type, a line of the table each; their fields are its columns.
+    """
+
+    title: str
+    machine: Machine
+    rows: Sequence["DataclassInstance"]
+    figures: Figures
+
+    def print(self, console: Console | None = None) -> None:
+        """Show rows and figures on standard output."""
+        console = console or Console()
+        console.print(table(self.rows, self.title))
+        for name, value in self.figures.items():
+            console.print(f"  {name} {_shown(value)}", highlight=False)
+        machine = self.machine
+        console.print(f"  {machine.cpu}, {machine.threads} threads, {machine.commit}, {machine.date}", highlight=False)
+
+    def write_json(self, path: Path) -> None:
+        """Write one object: title, machine, rows, and every figure under its own name."""
+        report = {"title": self.title, "machine": asdict(self.machine), "rows": [asdict(row) for row in self.rows]}
+        path.write_text(json.dumps(report | dict(self.figures), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence["DataclassInstance"], title: str) -> Table:
+    """A table of dataclasses of one type: a column for each field, headed by its name."""
+    drawn = Table(title=title, title_justify="left")
+    names = [field.name for field in fields(rows[0])] if rows else []
+    for name in names:
+        numbers = any(isinstance(getattr(row, name), int | float) for row in rows)
+        drawn.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_shown(getattr(row, name)) for name in names))
+    return drawn
+
+
+def _shown(value: object) -> str:
+    """A value in a cell: four significant digits, thousands apart."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

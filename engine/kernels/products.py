@@ -1,0 +1,56 @@
+"""Matrix products and exponentials in compiled code, for metrics that score in kernels of their own."""
+
+import numpy as np
+from numba import njit
+
+from engine.kernels.instructions import TILE_COLUMNS, TILE_ROWS, float_of_bits, multiply_tile
+
+PANEL = 32
+"""Matrices' widths are padded to a multiple of this; a multiple of the width of a tile on any CPU."""
+
+ROWS = 8
+"""Products are made of so many rows at a time, the last ones padded; a multiple of a tile's rows on any CPU."""
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LOWEST = np.float32(-87.0)
+
+
+def padded(count: int, to: int) -> int:
+    """The next multiple of ``to``."""
+    return -(-count // to) * to
+
+
+@njit(nogil=True, cache=True, inline="always")
+def multiply(a, b, out, rows):
+    """out[:rows] = a[:rows] · b; a: float32[≥ rows, K], b: float32[K, N], out: float32[≥ rows, N], all contiguous.
+
+    ``rows`` is a multiple of ROWS, N one of PANEL. Each row's bits depend on that row and ``b`` alone.
+    """
+    depth, width = b.shape
+    a_at, b_at, out_at = a.ctypes.data, b.ctypes.data, out.ctypes.data
+    for column in range(0, width, TILE_COLUMNS):
+        for row in range(0, rows, TILE_ROWS):
+            multiply_tile(
+                a_at + 4 * row * a.shape[1], a.shape[1], b_at + 4 * column, width,
+                out_at + 4 * (row * width + column), width, depth,
+            )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, inline="always", fastmath=True)
+def exp(x):
+    """e^x for float32 x ≤ 88, within 2 units of its last place; 0 below −87. In a loop LLVM makes vectors of it.
+
+    2^n · 2^f with a polynomial for f in [−½, ½] (Cephes, expf).
+    """
+    clipped = max(x, _LOWEST)
+    n = np.floor(clipped * _LOG2_E + np.float32(0.5))
+    f = clipped - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * f + np.float32(1.3981999507e-3)
+    p = p * f + np.float32(8.3334519073e-3)
+    p = p * f + np.float32(4.1665795894e-2)
+    p = p * f + np.float32(1.6666665459e-1)
+    p = p * f + np.float32(5.0000001201e-1)
+    p = p * f * f + f + np.float32(1.0)
+    value = p * float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+    return value if x > _LOWEST else np.float32(0.0)

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from engine.kernels.instructions import CENTRES, LANES
+from engine.kernels.products import PANEL, ROWS, exp, multiply, padded
+from engine.kernels.ranking import drain, offer
+from engine.kernels.scan import byte_scales, centre_bytes, scan, write_bytes
+from engine.kernels.tangents import cluster, estimate_neighbors
+
+
+@njit
+def product(a, b, rows):
+    """``multiply`` for Python."""
+    out = np.zeros((len(a), b.shape[1]), np.float32)
+    multiply(a, b, out, rows)
+    return out
+
+
+@njit
+def exponentials(values):
+    """``exp`` of each."""
+    out = np.empty_like(values)
+    for i in range(len(values)):
+        out[i] = exp(values[i])
+    return out
+
+
+@pytest.mark.parametrize("depth", [1, 8, 64, 193])
+@pytest.mark.parametrize("rows", [ROWS, 5 * ROWS])
+@pytest.mark.parametrize("width", [PANEL, 6 * PANEL])
+def test_a_product_is_the_product(depth: int, rows: int, width: int) -> None:
+    """Of every shape that its padding allows; rows beyond those asked for stay untouched."""
+    rng = np.random.default_rng(depth)
+    a = rng.normal(size=(rows + ROWS, depth)).astype(np.float32)
+    b = rng.normal(size=(depth, width)).astype(np.float32)
+    out = product(a, b, rows)
+    np.testing.assert_allclose(out[:rows], a[:rows] @ b, rtol=2e-5, atol=2e-5)
+    assert not out[rows:].any()
+
+
+def test_a_rows_bits_do_not_depend_on_the_others() -> None:
+    """Equal rows give equal bits at any place, beside any other rows, whatever their number."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(6 * ROWS, 64)).astype(np.float32)
+    b = rng.normal(size=(64, PANEL)).astype(np.float32)
+    alone = np.zeros((ROWS, 64), np.float32)
+    expected = product(a, b, len(a))
+    for row in range(len(a)):
+        alone[:] = 0
+        alone[row % ROWS] = a[row]
+        np.testing.assert_array_equal(product(alone, b, ROWS)[row % ROWS], expected[row])
+
+
+def test_exponentials_are_within_two_units_of_the_last_place() -> None:
+    """From where float32 has no smaller numbers worth keeping to the largest; below that 0."""
+    values = np.linspace(-86.99, 88, 400_001, dtype=np.float32)
+    exact = np.exp(values.astype(np.float64))
+    assert (np.abs(exponentials(values) - exact) <= 2.4e-7 * exact).all()
+    assert not exponentials(np.array([-88, -1e30, -np.inf], np.float32)).any()
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(-5, 5), max_size=60), st.integers(1, 12))
+def test_a_heap_keeps_the_largest(offered: list[int], keep: int) -> None:
+    """Largest first, as many as there is room for; other lines stay untouched."""
+    values, rows = np.full((3, keep), 99, np.int32), np.full((3, keep), -1, np.int32)
+    size = 0
+    for row, value in enumerate(offered):
+        size = offer(values, rows, 1, size, np.int32(value), np.int32(row))
+    drain(values, rows, 1, size)
+    assert values[1, :size].tolist() == sorted(offered, reverse=True)[:keep]
+    assert [offered[row] for row in rows[1, :size]] == values[1, :size].tolist()
+    assert len(set(rows[1, :size].tolist())) == size
+    assert (values[[0, 2]] == 99).all()
+
+
+@pytest.mark.parametrize("rows", [1, 40, 5_003])
+@pytest.mark.parametrize("dimensions", [5, 64])
+def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensions: int) -> None:
+    """Compared with all products of the same bytes; padding centres find nothing."""
+    rng = np.random.default_rng(rows)
+    vectors = rng.normal(size=(rows, dimensions)).astype(np.float32)
+    width = padded(dimensions, 4)
+    scales = byte_scales(vectors)
+    sketch = np.full((-(-rows // LANES), width // 4, LANES, 4), 128, np.uint8)
+    write_bytes(sketch, np.arange(rows), vectors, scales)
+    centres = np.zeros((2 * CENTRES, width), np.int8)
+    centre_bytes(rng.normal(size=(11, dimensions)).astype(np.float32), scales, centres)
+    lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
+    marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
+    keep = 20
+    products, found = np.empty((len(lanes), keep), np.int32), np.empty((len(lanes), keep), np.int32)
+    sizes = np.empty(len(lanes), np.int64)
+    scan(sketch, rows, centres, lanes, marks, products, found, sizes)
+
+    codes = sketch.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
+    for centre, lane in enumerate(lanes.tolist()):
+        if lane < 0:
+            assert sizes[centre] == 0
+            continue
+        every = np.where(marks[lane, :rows] == 0, codes @ centres[centre].astype(np.int64), np.iinfo(np.int64).min)
+        expected = np.sort(every[marks[lane, :rows] == 0])[::-1][:keep]
+        size = sizes[centre]
+        assert size == len(expected)
+        np.testing.assert_array_equal(products[centre, :size], expected)
+        np.testing.assert_array_equal(every[found[centre, :size]], expected)
+        assert len(set(found[centre, :size].tolist())) == size
+
+
+def test_bytes_keep_the_order_of_clearly_different_products() -> None:
+    """The best 10 of 2,000 by bytes hold at least 9 of the best 10 by floats."""
+    rng = np.random.default_rng(3)
+    vectors = (rng.normal(size=(2_000, 64)) * rng.uniform(0.1, 3, 64)).astype(np.float32)
+    scales = byte_scales(vectors)
+    sketch = np.full((125, 16, LANES, 4), 128, np.uint8)
+    write_bytes(sketch, np.arange(2_000), vectors, scales)
+    wanted = rng.normal(size=(CENTRES, 64)).astype(np.float32)
+    centres = np.zeros((CENTRES, 64), np.int8)
+    centre_bytes(wanted, scales, centres)
+    products, found = np.empty((CENTRES, 10), np.int32), np.empty((CENTRES, 10), np.int32)
+    sizes = np.empty(CENTRES, np.int64)
+    scan(sketch, 2_000, centres, np.zeros(CENTRES, np.int64), np.zeros((1, 2_000), np.uint8), products, found, sizes)
+    exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
+    assert all(len(set(a.tolist()) & set(b.tolist())) >= 9 for a, b in zip(found, exact, strict=True))
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**16), parents=st.integers(1, 12), wanted=st.integers(1, 40))
+def test_estimates_are_the_tangents_of_the_parents(seed: int, parents: int, wanted: int) -> None:
+    """The best unmarked neighbours under the parents' first-order estimates, each once."""
+    rng = np.random.default_rng(seed)
+    count, dimensions, degree = 90, 8, 6
+    vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
+    scales = byte_scales(vectors)
+    codes = np.rint(vectors / scales).astype(np.int8)
+    neighbors = rng.integers(-1, count, (count, degree)).astype(np.int32)
+    marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
+    rows = rng.choice(count, parents, replace=False)
+    scores = rng.normal(size=parents).astype(np.float32)
+    gradients = rng.normal(size=(parents, dimensions)).astype(np.float32)
+    keys, best = np.empty(256, np.int32), np.empty(256, np.float32)
+    estimates, found = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int32)
+    size = estimate_neighbors(
+        codes, scales, vectors, neighbors, marks, 1, rows, scores, gradients, keys, best, estimates, found
+    )
+    expected: dict[int, float] = {}
+    for parent, score, gradient in zip(rows, scores, gradients, strict=True):
+        for row in neighbors[parent].tolist():
+            if row >= 0 and not marks[1, row]:
+                estimate = score + gradient @ (codes[row] * scales - vectors[parent])
+                expected[row] = max(expected.get(row, -np.inf), float(estimate))
+    best_first = sorted(expected.values(), reverse=True)[:wanted]
+    np.testing.assert_allclose(estimates[0, :size], best_first, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose([expected[row] for row in found[0, :size].tolist()], best_first, rtol=1e-4, atol=1e-4)
+
+
+def test_clusters_are_what_far_groups_have_in_the_middle() -> None:
+    """Each centre is the mean of one group; equal gradients make one centre, however many are asked for."""
+    rng = np.random.default_rng(4)
+    groups = np.eye(4, 16, dtype=np.float32) * 50
+    gradients = np.concatenate([group + rng.normal(size=(7, 16)).astype(np.float32) for group in groups])
+    centres = np.zeros((4, 16), np.float32)
+    assert cluster(gradients, centres, 4) == 4
+    means = gradients.reshape(4, 7, 16).mean(axis=1)
+    np.testing.assert_allclose(sorted(centres.tolist()), sorted(means.tolist()), rtol=1e-4, atol=1e-4)
+    assert cluster(np.repeat(gradients[:1], 9, axis=0), centres, 4) == 1
+    np.testing.assert_allclose(centres[0], gradients[0], rtol=1e-5)

@@ -63,7 +63,7 @@ class Lanes:
         device = index.device
         self.count = count
         self.queries: list[Query | None] = [None] * count
-        self.users: list[object] = [None] * count
+        self.users = index.metric.make_users(count, device)
         self.beam = Ranking(count, device)
         self.results = Ranking(count, device)
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
@@ -98,14 +98,13 @@ class Lanes:
             added = unfiltered[:, None].expand(self.count, missing)
             self.returnable = torch.cat([self.returnable, added], dim=1)
 
-    def admit(self, lane: int, query: Query, user: object, seeds: torch.Tensor, *, walks: bool) -> None:
+    def admit(self, lane: int, query: Query, seeds: torch.Tensor, *, walks: bool) -> None:
         """Put a query into a free lane; ``seeds`` int64[s] are what its first step scores.
 
         A lane that does not walk scores its seeds and nothing else.
         """
         params = query.params
         self.queries[lane] = query
-        self.users[lane] = user
         self.beam.open_lane(lane, params.beam)
         self.results.open_lane(lane, params.k)
         self.unexpanded = _widened(self.unexpanded, self.beam.scores.shape[1])
@@ -123,7 +122,6 @@ class Lanes:
     def release(self, lane: int) -> None:
         """Free a lane."""
         self.queries[lane] = None
-        self.users[lane] = None
         self.pending.pop(lane, None)
 
 

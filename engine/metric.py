@@ -5,22 +5,31 @@ admission; ``score`` is what remains for a pair.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from engine import tiles
 from engine.errors import InvalidColumns, InvalidQuery
+from engine.kernels.scoring import score_vectors
+from engine.kernels.threads import over_lanes
 from engine.query import Query
+
+Users = tuple[torch.Tensor, ...]
+"""Columns over lanes: what a metric keeps of the user in each lane."""
 
 
 class Metric(Protocol):
-    """What the search needs to know of a metric. S is the width of a row's state, G of a point of the graph."""
+    """What the search needs to know of a metric. S is the width of a row's state, G of a point of the graph.
+
+    compiled: score in compiled code where the state is on the CPU; the plain torch path elsewhere, and as a reference.
+    """
 
     kind: str
     dimensions: int
     bias_width: int
+    compiled: bool
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """Points float32[n, G] that the graph is built on (L2), from states float32[n, S]."""
@@ -28,16 +37,19 @@ class Metric(Protocol):
     def encode_items(self, vectors: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
         """States float32[n, S] from vectors float32[n, D] and biases float32[n, bias_width]."""
 
-    def user_vectors(self, user: Any) -> torch.Tensor:
-        """Vectors float32[s, D] whose inner product with the item vectors finds seeds for a lane."""
+    def make_users(self, lanes: int, device: torch.device) -> Users:
+        """Columns for so many lanes, without a user in any."""
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor) -> list[Any]:
-        """Per-lane state of each query; ``state`` float32[rows, S] is the index's, to look history rows up in."""
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+        """Write the user of each query into its lane; ``state`` is the index's, to look history rows up in."""
 
-    def score(
-        self, state: torch.Tensor, rows: torch.Tensor, lane_offsets: np.ndarray, users: Sequence[Any]
-    ) -> torch.Tensor:
-        """Relevance float32[pairs] of rows int64[pairs], grouped by lane: lane_offsets int64[lanes + 1]."""
+    def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
+        """Relevance float32[n, p] of rows int64[n, p] for lanes int64[n]; −1, behind the others, is no row: −inf."""
+
+    def score_with_gradients(
+        self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the gradients ∂δ/∂e_v float32[n, p, G] at the rows' points."""
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Relevance float32[rows] of every item for a user of whom nothing is known, or None."""
@@ -50,9 +62,12 @@ class VectorMetric:
     """
 
     bias_width = 0
+    squared = False
+    kind: str
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, *, compiled: bool = True) -> None:
         self.dimensions = dimensions
+        self.compiled = compiled
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """The vectors themselves."""
@@ -64,13 +79,31 @@ class VectorMetric:
             raise InvalidColumns(f"vectors have {vectors.shape[1]} dimensions, the metric {self.dimensions}")
         return vectors
 
-    def user_vectors(self, user: torch.Tensor) -> torch.Tensor:
-        """float32[1, D]."""
-        return user[None, :]
+    def make_users(self, lanes: int, device: torch.device) -> Users:
+        """One vector a lane, float32[lanes, D]."""
+        return (torch.zeros(lanes, self.dimensions, device=device),)
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor) -> list[torch.Tensor]:
-        """One vector float32[D] a query."""
-        return [self._user_vector(query, state) for query in queries]
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+        """Write each query's vector into its lane."""
+        for query, lane in zip(queries, lanes, strict=True):
+            users[0][lane] = self._user_vector(query, state)
+
+    def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
+        """Relevance float32[n, p]."""
+        if runs_compiled(self, state):
+            return self._compiled(state, rows, users, lanes, derive=False)[0]
+        cut = tiles.cut(rows)
+        return cut.join(self._score_tiles(state[cut.rows], users[0][lanes[cut.lines]]), -torch.inf)
+
+    def score_with_gradients(
+        self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Relevance float32[n, p] and its gradients float32[n, p, D]."""
+        if runs_compiled(self, state):
+            return self._compiled(state, rows, users, lanes, derive=True)
+        own = users[0][lanes][:, None, :].expand(*rows.shape, -1)
+        gradients = 2 * (own - state[rows.clamp(min=0)]) if self.squared else own.clone()
+        return self.score(state, rows, users, lanes), gradients
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Nothing is known of an item but its vector."""
@@ -83,14 +116,21 @@ class VectorMetric:
             return torch.zeros(self.dimensions, device=state.device)
         return state[torch.from_numpy(query.history_rows).to(state.device)].mean(dim=0)
 
-    def _products(
-        self, state: torch.Tensor, cut: tiles.Tiles, users: Sequence[torch.Tensor]
+    def _score_tiles(self, items: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
+        """float32[tiles, T] of items float32[tiles, T, D] for users float32[tiles, D]."""
+        operand = torch.zeros(len(items), self.dimensions, tiles.operand_length(1), device=items.device)
+        operand[:, :, 0] = users
+        products = torch.bmm(items, operand)[:, :, 0]
+        if not self.squared:
+            return products
+        return 2 * products - items.square().sum(dim=2) - users.square().sum(dim=1)[:, None]
+
+    def _compiled(
+        self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Item tiles float32[tiles, T, D] and their inner products float32[tiles, T] with their lanes' users."""
-        items = state[cut.rows]
-        operand = torch.zeros(len(cut.lanes), self.dimensions, tiles.operand_length(1), device=state.device)
-        operand[:, :, 0] = torch.stack(list(users))[torch.from_numpy(cut.lanes)]
-        return items, torch.bmm(items, operand)[:, :, 0]
+        scores, gradients, given = pair_arrays(state, rows, lanes, self.dimensions, derive=derive)
+        over_lanes(score_vectors, len(rows), self.squared, *given, users[0].numpy(), scores, gradients, derive)
+        return torch.from_numpy(scores), torch.from_numpy(gradients)
 
 
 class InnerProduct(VectorMetric):
@@ -98,27 +138,27 @@ class InnerProduct(VectorMetric):
 
     kind = "inner_product"
 
-    def score(
-        self, state: torch.Tensor, rows: torch.Tensor, lane_offsets: np.ndarray, users: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """Inner products float32[pairs]."""
-        cut = tiles.cut(rows, lane_offsets)
-        return cut.join(self._products(state, cut, users)[1])
-
 
 class L2(VectorMetric):
     """δ(u, v) = −‖u − v‖². The metric under which a graph is walked to insert into it."""
 
     kind = "l2"
+    squared = True
 
-    def score(
-        self, state: torch.Tensor, rows: torch.Tensor, lane_offsets: np.ndarray, users: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """Negative squared distances float32[pairs]."""
-        cut = tiles.cut(rows, lane_offsets)
-        items, products = self._products(state, cut, users)
-        norms = torch.stack([user.square().sum() for user in users])[torch.from_numpy(cut.lanes)]
-        return cut.join(2 * products - items.square().sum(dim=2) - norms[:, None])
+
+def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
+    """Whether pairs of this state are scored in compiled code."""
+    return metric.compiled and state.device.type == "cpu"
+
+
+def pair_arrays(
+    state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, dimensions: int, *, derive: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """What every kernel takes: scores to fill, −inf so far, gradients to fill, and (state, rows, counts, lanes)."""
+    pairs = rows.numpy()
+    scores = np.full(pairs.shape, -np.inf, np.float32)
+    gradients = np.zeros((*pairs.shape, dimensions) if derive else (0, 0, 0), np.float32)
+    return scores, gradients, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
 
 
 def query_vector(vector: np.ndarray, dimensions: int) -> torch.Tensor:

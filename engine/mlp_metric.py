@@ -10,7 +10,7 @@ way to walk on.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,28 +18,33 @@ import torch
 from engine import tiles
 from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
-from engine.metric import query_vector
+from engine.kernels.products import PANEL, padded
+from engine.kernels.scoring import score_kernels
+from engine.kernels.threads import over_lanes
+from engine.metric import Users, pair_arrays, query_vector, runs_compiled
 from engine.query import Query
 
-MAX_HISTORY = 128
+MAX_HISTORY = 127
 """History items that one lane weighs; older ones are left out."""
 
+_LONGEST = MAX_HISTORY + 1
 _NO_ROW = -1
 
 
-@dataclass(frozen=True, slots=True)
-class LaneUser:
-    """What a lane keeps of its user, padded to L rows that count for nothing.
+class MlpUsers(NamedTuple):
+    """What the lanes keep of their users, padded to L items that count for nothing.
 
-    vectors: float32[L, D], e_h. biases: float32[L], α_h + a[code(h)], −inf for padding. rows: int64[L], −1 where
-    there is none. touched: bool[L], touched by other behaviours only.
+    vectors: float32[lanes, L, ≥ D], e_h. operands: float32[lanes, D · L], the same as compiled code wants it. biases:
+    float32[lanes, L], α_h + a[code(h)], −inf for padding. rows: int64[lanes, L], −1 where there is none. touched:
+    bool[lanes, L], touched by other behaviours only. lengths: int64[lanes].
     """
 
     vectors: torch.Tensor
+    operands: torch.Tensor
     biases: torch.Tensor
     rows: torch.Tensor
     touched: torch.Tensor
-    length: int
+    lengths: torch.Tensor
 
 
 class MlpMetric:
@@ -50,12 +55,15 @@ class MlpMetric:
 
     kind = "mlp"
 
-    def __init__(self, dimensions: int, code_bias: np.ndarray, touched_bonus: float, target: int) -> None:
+    def __init__(
+        self, dimensions: int, code_bias: np.ndarray, touched_bonus: float, target: int, *, compiled: bool = True
+    ) -> None:
         codes, behaviors = code_bias.shape
         if codes != BEHAVIOR_CODES or not 0 <= target < behaviors:
             raise InvalidColumns(f"code_bias {code_bias.shape} does not fit target {target}")
         self.dimensions = dimensions
         self.bias_width = 2 + behaviors
+        self.compiled = compiled
         self._code_bias = torch.from_numpy(code_bias[:, target].astype(np.float32))
         self._touched_bonus = float(touched_bonus)
         self._candidate_bias = dimensions
@@ -75,65 +83,106 @@ class MlpMetric:
             )
         return torch.cat([vectors, biases], dim=1)
 
-    def user_vectors(self, user: LaneUser) -> torch.Tensor:
-        """One vector a history item: nearly all of what is relevant is close to one of them."""
-        return user.vectors[torch.isfinite(user.biases)]
-
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor) -> list[LaneUser]:
-        """Look the histories up and pad them."""
-        return [self._encode_user(query, state) for query in queries]
-
     def prior(self, state: torch.Tensor) -> torch.Tensor:
         """The popularity prior g_v."""
         return state[:, self._prior]
 
-    def score(
-        self, state: torch.Tensor, rows: torch.Tensor, lane_offsets: np.ndarray, users: Sequence[LaneUser]
-    ) -> torch.Tensor:
-        """δ float32[pairs]: one product per tile with its lane's history."""
-        cut = tiles.cut(rows, lane_offsets)
-        scores = torch.empty(cut.rows.shape, device=state.device)
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for tile, lane in enumerate(cut.lanes):
-            by_length[users[lane].length].append(tile)
-        for members in by_length.values():
-            lane_users = [users[cut.lanes[tile]] for tile in members]
-            which = torch.tensor(members, device=state.device)
-            scores[which] = self._score_tiles(state, cut.rows[which], lane_users)
-        return cut.join(scores)
+    def make_users(self, lanes: int, device: torch.device) -> Users:
+        """Columns without a history in any lane."""
+        return MlpUsers(
+            vectors=torch.zeros(lanes, _LONGEST, padded(self.dimensions, PANEL), device=device),
+            operands=torch.zeros(lanes, self.dimensions * _LONGEST, device=device),
+            biases=torch.full((lanes, _LONGEST), -torch.inf, device=device),
+            rows=torch.full((lanes, _LONGEST), _NO_ROW, dtype=torch.int64, device=device),
+            touched=torch.zeros(lanes, _LONGEST, dtype=torch.bool, device=device),
+            lengths=torch.zeros(lanes, dtype=torch.int64, device=device),
+        )
 
-    def _score_tiles(self, state: torch.Tensor, rows: torch.Tensor, users: Sequence[LaneUser]) -> torch.Tensor:
-        """δ float32[m, T] of rows int64[m, T]; every user's operand has the same length."""
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+        """Look the histories up, newest first; a query's own vector counts as one more item."""
+        into = MlpUsers(*users)
+        for query, lane in zip(queries, lanes, strict=True):
+            self._encode_user(query, state, into, lane)
+
+    def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
+        """δ float32[n, p]."""
+        if runs_compiled(self, state):
+            return self._compiled(state, rows, MlpUsers(*users), lanes, derive=False)[0]
+        return self._plain(state, rows, MlpUsers(*users), lanes)[0]
+
+    def score_with_gradients(
+        self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """δ float32[n, p] and ∂δ/∂e_v float32[n, p, D]: the mean of the history's vectors by their part in δ."""
+        if runs_compiled(self, state):
+            return self._compiled(state, rows, MlpUsers(*users), lanes, derive=True)
+        return self._plain(state, rows, MlpUsers(*users), lanes)
+
+    def _compiled(
+        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, gradients, given = pair_arrays(state, rows, lanes, self.dimensions, derive=derive)
+        columns = tuple(column.numpy() for column in users)
+        weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
+        over_lanes(score_kernels, len(rows), *given, *columns, *weights, scores, gradients, derive)
+        return torch.from_numpy(scores), torch.from_numpy(gradients)
+
+    def _plain(
+        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One product per tile with its lane's history, tiles with histories of one padded length at a time."""
+        cut = tiles.cut(rows)
+        scores = torch.empty(cut.rows.shape, device=state.device)
+        gradients = torch.empty(*cut.rows.shape, self.dimensions, device=state.device)
+        by_length: dict[int, list[int]] = defaultdict(list)
+        tile_lanes = lanes[cut.lines]
+        for tile, needed in enumerate(users.lengths[tile_lanes].tolist()):
+            by_length[tiles.operand_length(needed)].append(tile)
+        for length, members in by_length.items():
+            which = torch.tensor(members, device=state.device)
+            scores[which], gradients[which] = self._score_tiles(
+                state, cut.rows[which], users, tile_lanes[which], length
+            )
+        return cut.join(scores, -torch.inf), cut.join(gradients, 0.0)
+
+    def _score_tiles(
+        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """δ float32[m, T] and gradients of rows int64[m, T] for histories padded to ``length``."""
         items = state[rows]
-        history = torch.stack([user.vectors for user in users])
-        history_rows = torch.stack([user.rows for user in users])
+        history = users.vectors[lanes, :length, : self.dimensions]
         kernel = torch.bmm(items[:, :, : self.dimensions], history.transpose(1, 2))
-        kernel += torch.stack([user.biases for user in users])[:, None, :]
-        same = rows[:, :, None] == history_rows[:, None, :]
+        kernel += users.biases[lanes, None, :length]
+        same = rows[:, :, None] == users.rows[lanes, None, :length]
         kernel.masked_fill_(same, -torch.inf)
         kernel += items[:, :, self._candidate_bias, None]
         prior = items[:, :, self._prior]
         peak = torch.maximum(kernel.amax(dim=2), prior)
-        total = (kernel - peak[:, :, None]).exp_().sum(dim=2) + (prior - peak).exp()
-        touched = (same & torch.stack([user.touched for user in users])[:, None, :]).any(dim=2)
-        return peak + total.log() + self._touched_bonus * touched
+        parts = (kernel - peak[:, :, None]).exp_()
+        total = parts.sum(dim=2) + (prior - peak).exp()
+        touched = (same & users.touched[lanes, None, :length]).any(dim=2)
+        return peak + total.log() + self._touched_bonus * touched, torch.bmm(parts / total[:, :, None], history)
 
-    def _encode_user(self, query: Query, state: torch.Tensor) -> LaneUser:
+    def _encode_user(self, query: Query, state: torch.Tensor, users: MlpUsers, lane: int) -> None:
         rows = torch.from_numpy(query.history_rows[:MAX_HISTORY]).to(state.device)
-        codes = torch.from_numpy(query.history_codes[:MAX_HISTORY].astype(np.int64))
+        codes = torch.from_numpy(query.history_codes[:MAX_HISTORY].astype(np.int64)).to(state.device)
         vectors = state[rows, : self.dimensions]
-        biases = state[rows, self._history_bias] + self._code_bias[codes].to(state.device)
+        code_bias = self._code_bias.to(state.device)
+        biases = state[rows, self._history_bias] + code_bias[codes]
         if query.vector is not None:
             own = query_vector(query.vector, self.dimensions).to(state.device)
             vectors = torch.cat([vectors, own[None, :]])
-            biases = torch.cat([biases, self._code_bias[TARGET_ONLY].to(state.device)[None]])
-        length = tiles.operand_length(len(vectors))
-        padding = length - len(vectors)
-        unknown = length - len(rows)
-        return LaneUser(
-            vectors=torch.nn.functional.pad(vectors, (0, 0, 0, padding)),
-            biases=torch.nn.functional.pad(biases, (0, padding), value=-torch.inf),
-            rows=torch.nn.functional.pad(rows, (0, unknown), value=_NO_ROW),
-            touched=torch.nn.functional.pad((codes == OTHER_ONLY).to(state.device), (0, unknown)),
-            length=length,
-        )
+            biases = torch.cat([biases, code_bias[TARGET_ONLY][None]])
+        length, known = len(vectors), len(rows)
+        width = padded(length, PANEL)
+        users.vectors[lane] = 0
+        users.vectors[lane, :length, : self.dimensions] = vectors
+        operand = torch.nn.functional.pad(vectors.T, (0, width - length))
+        users.operands[lane, : operand.numel()] = operand.reshape(-1)
+        users.biases[lane] = -torch.inf
+        users.biases[lane, :length] = biases
+        users.rows[lane] = _NO_ROW
+        users.rows[lane, :known] = rows
+        users.touched[lane] = False
+        users.touched[lane, :known] = codes == OTHER_ONLY
+        users.lengths[lane] = length

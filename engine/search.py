@@ -39,10 +39,10 @@ class ParallelSearch:
         for query in queries:
             self.check(query)
         self.lanes.fit(self.index)
-        users = self.index.metric.encode_users(queries, self.index.state)
-        for lane, query, user in zip(free, queries, users, strict=False):
+        self.index.metric.encode_users(queries, self.index.state, self.lanes.users, free[: len(queries)])
+        for lane, query in zip(free, queries, strict=False):
             seeds, walks = self._seeds(query)
-            self.lanes.admit(lane, query, user, seeds, walks=walks)
+            self.lanes.admit(lane, query, seeds, walks=walks)
         return free[: len(queries)]
 
     @property
@@ -161,17 +161,11 @@ class ParallelSearch:
         if len(rows) == 0:
             return
         lanes = self.lanes
-        active, counts = torch.unique_consecutive(pair_lanes, return_counts=True)
-        offsets = np.concatenate([[0], np.cumsum(counts.cpu().numpy())])
-        users = [lanes.users[lane] for lane in active.tolist()]
-        scores = self.index.metric.score(self.index.state, rows, offsets, users)
-
-        group = torch.arange(len(active), device=rows.device).repeat_interleave(counts)
-        place = torch.arange(len(rows), device=rows.device) - torch.from_numpy(offsets[:-1]).to(rows.device)[group]
-        new_scores = torch.full((len(active), int(counts.max())), -torch.inf, device=rows.device)
-        new_rows = torch.full(new_scores.shape, NO_ROW, dtype=torch.int64, device=rows.device)
-        new_scores[group, place] = scores
+        active, group, counts = torch.unique_consecutive(pair_lanes, return_inverse=True, return_counts=True)
+        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[group]
+        new_rows = torch.full((len(active), int(counts.max())), NO_ROW, dtype=torch.int64, device=rows.device)
         new_rows[group, place] = rows
+        new_scores = self.index.metric.score(self.index.state, new_rows, lanes.users, active)
         self._merge_beam(active, new_scores, new_rows)
         barred = ~lanes.returnable[active[:, None], new_rows] | (new_rows == NO_ROW)
         self._merge_results(active, new_scores.masked_fill(barred, -torch.inf), new_rows.masked_fill(barred, NO_ROW))
@@ -261,8 +255,9 @@ def exhaustive(index: ItemIndex, queries: list[Query]) -> list[Answer]:
     running = ParallelSearch(index, lanes=1)
     running.lanes.fit(index)
     answers: list[Answer] = []
-    for query, user in zip(queries, index.metric.encode_users(queries, index.state), strict=True):
+    for query in queries:
         unlimited = replace(query, params=SearchParams(k=query.params.k, beam=query.params.k))
-        running.lanes.admit(0, unlimited, user, everything, walks=False)
+        index.metric.encode_users([query], index.state, running.lanes.users, [0])
+        running.lanes.admit(0, unlimited, everything, walks=False)
         answers.extend(answer for _, answer in running.step())
     return answers

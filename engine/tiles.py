@@ -7,8 +7,9 @@ beside any other tiles. Exhaustive scoring uses the same tiles, so recall compar
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+
+from engine.errors import InvalidColumns
 
 TILE_ROWS = 64
 """Rows of one tile. Products of 64 rows reach the full rate of a CPU core; a step rarely has fewer per lane."""
@@ -20,35 +21,35 @@ _OPERAND_LENGTHS = (8, 16, 32, 64, 128)
 class Tiles:
     """The pairs of a step, cut up.
 
-    rows: int64[tiles, TILE_ROWS], padded with row 0.
-    lanes: int64[tiles] (numpy): the lane of each tile.
-    real: bool[tiles, TILE_ROWS]: which places are pairs and which are padding.
+    rows: int64[tiles, TILE_ROWS], row 0 where there is none. lines: int64[tiles], which line of the pairs each tile is
+    of. real: bool[tiles, TILE_ROWS]: which places are pairs and which are padding.
     """
 
     rows: torch.Tensor
-    lanes: np.ndarray
+    lines: torch.Tensor
     real: torch.Tensor
+    _shape: torch.Size
+    _kept: torch.Tensor
 
-    def join(self, scores: torch.Tensor) -> torch.Tensor:
-        """Undo the cut: scores float32[tiles, TILE_ROWS] become float32[pairs], in the order of the pairs."""
-        return scores[self.real]
+    def join(self, values: torch.Tensor, fill: float) -> torch.Tensor:
+        """Undo the cut: values [tiles, TILE_ROWS, …] become [lines, pairs, …], with ``fill`` where there is no pair."""
+        beyond = values.shape[2:]
+        real = self.real.reshape(self.real.shape + (1,) * len(beyond))
+        joined = torch.full((len(self._kept), TILE_ROWS, *beyond), fill, dtype=values.dtype, device=values.device)
+        joined[self._kept] = torch.where(real, values, fill)
+        lines, pairs = self._shape
+        return joined.reshape(lines, -1, *beyond)[:, :pairs]
 
 
-def cut(rows: torch.Tensor, lane_offsets: np.ndarray) -> Tiles:
-    """Cut pairs into tiles that hold one lane each.
-
-    rows: int64[pairs], grouped by lane; lane_offsets: int64[lanes + 1], where each lane's pairs begin and end.
-    """
-    counts = np.diff(lane_offsets)
-    tiles_per_lane = -(-counts // TILE_ROWS)
-    lanes = np.repeat(np.arange(len(counts)), tiles_per_lane)
-    first_tile = np.cumsum(tiles_per_lane) - tiles_per_lane
-    start = lane_offsets[:-1][lanes] + (np.arange(len(lanes)) - first_tile[lanes]) * TILE_ROWS
-    places = start[:, None] + np.arange(TILE_ROWS)
-    real = places < lane_offsets[1:][lanes][:, None]
-    index = torch.from_numpy(np.where(real, places, 0)).to(rows.device)
-    real_places = torch.from_numpy(real).to(rows.device)
-    return Tiles(torch.where(real_places, rows[index], 0), lanes, real_places)
+def cut(rows: torch.Tensor) -> Tiles:
+    """Cut pairs, int64[lines, pairs] with −1 for none, into tiles of one line each, without those that hold no pair."""
+    lines, pairs = rows.shape
+    padding = -pairs % TILE_ROWS
+    every = torch.nn.functional.pad(rows, (0, padding), value=-1).reshape(-1, TILE_ROWS)
+    real = every >= 0
+    kept = real.any(dim=1)
+    line = torch.arange(lines, device=rows.device).repeat_interleave((pairs + padding) // TILE_ROWS)
+    return Tiles(every[kept].clamp(min=0), line[kept], real[kept], rows.shape, kept)
 
 
 def operand_length(needed: int) -> int:
@@ -59,4 +60,4 @@ def operand_length(needed: int) -> int:
     for length in _OPERAND_LENGTHS:
         if needed <= length:
             return length
-    return -(-needed // _OPERAND_LENGTHS[-1]) * _OPERAND_LENGTHS[-1]
+    raise InvalidColumns(f"an operand of {needed} is longer than {_OPERAND_LENGTHS[-1]}")

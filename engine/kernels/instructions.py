@@ -60,16 +60,12 @@ def _accumulate(builder: Any, count: Any, zero: Any, places: int, body: Callable
     return following
 
 
-@intrinsic
-def multiply_tile(
-    typing: Any, a: Any, a_stride: Any, b: Any, b_stride: Any, out: Any, out_stride: Any, depth: Any
-) -> Any:
-    """out[TILE_ROWS, TILE_COLUMNS] = a[TILE_ROWS, depth] · b[depth, TILE_COLUMNS], all float32.
+def _multiplication(across: int) -> Any:
+    """out[TILE_ROWS, across · LANES] = a[TILE_ROWS, depth] · b[depth, across · LANES], all float32.
 
     A row of the result is summed in the order of the depth, whatever the other rows are: equal rows, equal bits.
     """
     vector = ir.VectorType(_FLOAT, LANES)
-    across = TILE_COLUMNS // LANES
 
     def generate(context, builder, signature, arguments):
         a, a_stride, b, b_stride, out, out_stride, depth = arguments
@@ -98,7 +94,15 @@ def multiply_tile(
                 builder.store(sums[row * across + j], _at(builder, out, place, vector), align=4)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 7), generate
+    @intrinsic
+    def multiply(typing, a, a_stride, b, b_stride, out, out_stride, depth):
+        return types.void(*[types.intp] * 7), generate
+
+    return multiply
+
+
+multiply_tile = _multiplication(TILE_COLUMNS // LANES)
+multiply_column = _multiplication(1)
 
 
 @intrinsic

@@ -3,10 +3,10 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import TILE_COLUMNS, TILE_ROWS, float_of_bits, multiply_tile
+from engine.kernels.instructions import LANES, TILE_COLUMNS, TILE_ROWS, float_of_bits, multiply_column, multiply_tile
 
-PANEL = 32
-"""Matrices' widths are padded to a multiple of this; a multiple of the width of a tile on any CPU."""
+PANEL = LANES
+"""Matrices' widths are padded to a multiple of this, the width of the narrowest product."""
 
 ROWS = 8
 """Products are made of so many rows at a time, the last ones padded; a multiple of a tile's rows on any CPU."""
@@ -22,17 +22,25 @@ def padded(count: int, to: int) -> int:
 
 @njit(nogil=True, cache=True, inline="always")
 def multiply(a, b, out, rows):
-    """out[:rows] = a[:rows] · b; a: float32[≥ rows, K], b: float32[K, N], out: float32[≥ rows, N], all contiguous.
+    """out[:rows] = a[:rows] · b; a: float32[≥ rows, ≥ K], b: float32[K, N], out: float32[≥ rows, ≥ N], all contiguous.
 
     ``rows`` is a multiple of ROWS, N one of PANEL. Each row's bits depend on that row and ``b`` alone.
     """
     depth, width = b.shape
     a_at, b_at, out_at = a.ctypes.data, b.ctypes.data, out.ctypes.data
-    for column in range(0, width, TILE_COLUMNS):
+    a_stride, out_stride = a.shape[1], out.shape[1]
+    whole = width // TILE_COLUMNS * TILE_COLUMNS
+    for column in range(0, whole, TILE_COLUMNS):
         for row in range(0, rows, TILE_ROWS):
             multiply_tile(
-                a_at + 4 * row * a.shape[1], a.shape[1], b_at + 4 * column, width,
-                out_at + 4 * (row * width + column), width, depth,
+                a_at + 4 * row * a_stride, a_stride, b_at + 4 * column, width,
+                out_at + 4 * (row * out_stride + column), out_stride, depth,
+            )  # fmt: skip
+    for column in range(whole, width, LANES):
+        for row in range(0, rows, TILE_ROWS):
+            multiply_column(
+                a_at + 4 * row * a_stride, a_stride, b_at + 4 * column, width,
+                out_at + 4 * (row * out_stride + column), out_stride, depth,
             )  # fmt: skip
 
 

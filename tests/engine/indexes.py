@@ -72,3 +72,10 @@ def random_query(rng: np.random.Generator, index: ItemIndex, params: SearchParam
         excluded=history[: len(history) // 2],
         mask=rng.random(index.rows) < rng.random() if rng.random() < 0.3 else None,
     )
+
+
+def scores_of(metric: Metric, query: Query, state: torch.Tensor) -> torch.Tensor:
+    """δ float32[rows] of every row for one query."""
+    users = metric.make_users(1, state.device)
+    metric.encode_users([query], state, users, [0])
+    return metric.score(state, torch.arange(len(state))[None], users, torch.zeros(1, dtype=torch.int64))[0]

@@ -30,7 +30,7 @@ def exponentials(values):
 
 @pytest.mark.parametrize("depth", [1, 8, 64, 193])
 @pytest.mark.parametrize("rows", [ROWS, 5 * ROWS])
-@pytest.mark.parametrize("width", [PANEL, 6 * PANEL])
+@pytest.mark.parametrize("width", [PANEL, 6 * PANEL, 11 * PANEL])
 def test_a_product_is_the_product(depth: int, rows: int, width: int) -> None:
     """Of every shape that its padding allows; rows beyond those asked for stay untouched."""
     rng = np.random.default_rng(depth)

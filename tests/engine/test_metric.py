@@ -1,12 +1,14 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from engine.errors import InvalidColumns, InvalidQuery
-from engine.metric import L2, InnerProduct
+from engine.metric import L2, InnerProduct, Metric, Users
 from engine.mlp_metric import MlpMetric
 from engine.query import Query
-from tests.engine.indexes import DIMENSIONS, mlp_metric, random_index
+from tests.engine.indexes import DIMENSIONS, mlp_metric, random_index, scores_of
 
 CODE_BIAS = np.array([[0.1, -0.2], [0.3, 0.4], [0.5, -0.6]], dtype=np.float32)
 
@@ -30,8 +32,7 @@ def test_mlp_is_the_formula() -> None:
     state = torch.from_numpy(rng.normal(0, 0.5, (40, DIMENSIONS + 4)).astype(np.float32))
     history, codes = [5, 9, 20], [0, 1, 2]
     query = Query(history_rows=np.array(history), history_codes=np.array(codes, dtype=np.int8))
-    [user] = metric.encode_users([query], state)
-    scores = metric.score(state, torch.arange(40), np.array([0, 40]), [user])
+    scores = scores_of(metric, query, state)
     expected = [by_the_formula(state.numpy().astype(np.float64), history, codes, row) for row in range(40)]
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5, atol=1e-5)
 
@@ -40,8 +41,7 @@ def test_a_user_without_history_sees_the_prior() -> None:
     """Without history δ is the popularity prior, to the bit of a logarithm."""
     metric = mlp_metric()
     index = random_index(metric, 50)
-    [user] = metric.encode_users([Query()], index.state)
-    scores = metric.score(index.state, torch.arange(50), np.array([0, 50]), [user])
+    scores = scores_of(metric, Query(), index.state[:50])
     torch.testing.assert_close(scores, metric.prior(index.state)[:50])
 
 
@@ -55,8 +55,7 @@ def test_vector_metrics_are_their_formulas() -> None:
         (InnerProduct(DIMENSIONS), state @ mean),
         (L2(DIMENSIONS), -(state - mean).square().sum(dim=1)),
     ):
-        users = metric.encode_users([query], state)
-        scores = metric.score(state, torch.arange(30), np.array([0, 30]), users)
+        scores = scores_of(metric, query, state)
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -65,6 +64,74 @@ def test_what_does_not_fit_is_refused() -> None:
     metric = mlp_metric()
     index = random_index(metric, 20)
     with pytest.raises(InvalidQuery, match="3 dimensions, the metric 12"):
-        metric.encode_users([Query(vector=np.zeros(3, dtype=np.float32))], index.state)
+        scores_of(metric, Query(vector=np.zeros(3, dtype=np.float32)), index.state)
     with pytest.raises(InvalidColumns, match="12 \\+ 4"):
         metric.encode_items(torch.zeros(1, 5), torch.zeros(1, 4))
+
+
+def make_metrics(dimensions: int) -> dict[str, Callable[[bool], Metric]]:
+    """Every kind of metric, in compiled code or not."""
+    return {
+        "mlp": lambda compiled: MlpMetric(dimensions, CODE_BIAS, touched_bonus=0.7, target=1, compiled=compiled),
+        "inner_product": lambda compiled: InnerProduct(dimensions, compiled=compiled),
+        "l2": lambda compiled: L2(dimensions, compiled=compiled),
+    }
+
+
+def lanes_of_many(metric: Metric, state: torch.Tensor) -> tuple[Users, torch.Tensor, torch.Tensor]:
+    """Eight lanes with histories of 0 to 127 items; pairs for six of them, as many as 0 to 150."""
+    rng = np.random.default_rng(11)
+    live = len(state)
+    queries = [
+        Query(
+            history_rows=rng.choice(live, length, replace=False),
+            history_codes=rng.integers(0, 3, length).astype(np.int8),
+            vector=rng.normal(size=metric.dimensions).astype(np.float32) if length == 3 else None,
+        )
+        for length in (0, 1, 3, 9, 16, 17, 60, 127)
+    ]
+    users = metric.make_users(len(queries), state.device)
+    metric.encode_users(queries, state, users, range(len(queries)))
+    rows = torch.full((6, 150), -1)
+    for line, count in enumerate((150, 0, 1, 64, 65, 7)):
+        rows[line, :count] = torch.from_numpy(rng.choice(live, count, replace=False))
+    return users, rows, torch.tensor([7, 3, 0, 2, 6, 5])
+
+
+@pytest.mark.parametrize("dimensions", [12, 64])
+@pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
+def test_compiled_and_plain_agree(kind: str, dimensions: int) -> None:
+    """Scores and gradients, where there are pairs and where there are none, whatever the padding."""
+    make = make_metrics(dimensions)[kind]
+    width = dimensions + make(True).bias_width
+    state = torch.from_numpy(np.random.default_rng(5).normal(0, 0.4, (400, width)).astype(np.float32))
+    results = []
+    for compiled in (True, False):
+        metric = make(compiled)
+        users, rows, lanes = lanes_of_many(metric, state)
+        scores, gradients = metric.score_with_gradients(state, rows, users, lanes)
+        torch.testing.assert_close(scores, metric.score(state, rows, users, lanes), rtol=1e-6, atol=1e-6)
+        results.append((scores, gradients.masked_fill((rows < 0)[:, :, None], 0)))
+    (scores, gradients), (plain_scores, plain_gradients) = results
+    assert (torch.isinf(scores) == (rows < 0)).all()
+    torch.testing.assert_close(scores, plain_scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients, plain_gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
+def test_gradients_are_the_slopes_of_the_scores(kind: str) -> None:
+    """A small move of an item's vector changes its score as the gradient says, for rows outside of the history."""
+    metric = make_metrics(DIMENSIONS)[kind](True)
+    rng = np.random.default_rng(6)
+    state = torch.from_numpy(rng.normal(0, 0.4, (60, DIMENSIONS + metric.bias_width)).astype(np.float32))
+    query = Query(history_rows=np.arange(5), history_codes=np.array([0, 1, 2, 1, 0], dtype=np.int8))
+    users = metric.make_users(1, state.device)
+    metric.encode_users([query], state, users, [0])
+    rows, lane = torch.arange(5, 60)[None], torch.zeros(1, dtype=torch.int64)
+    _, gradients = metric.score_with_gradients(state, rows, users, lane)
+    step = torch.from_numpy(rng.normal(size=(55, DIMENSIONS)).astype(np.float32)) * 1e-2
+    ahead, behind = state.clone(), state.clone()
+    ahead[5:, :DIMENSIONS] += step
+    behind[5:, :DIMENSIONS] -= step
+    change = (metric.score(ahead, rows, users, lane) - metric.score(behind, rows, users, lane)) / 2
+    torch.testing.assert_close(change[0], (gradients[0] * step).sum(dim=1), rtol=1e-2, atol=2e-5)

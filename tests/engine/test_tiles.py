@@ -1,32 +1,50 @@
-import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import tiles
+from engine.errors import InvalidColumns
+
+counts_of_lines = st.lists(st.integers(0, 200), min_size=1, max_size=8)
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=8))
+def pairs(counts: list[int]) -> torch.Tensor:
+    """Lines of so many rows, all different, −1 behind them."""
+    rows = torch.full((len(counts), max(counts)), -1)
+    for line, count in enumerate(counts):
+        rows[line, :count] = torch.arange(count) + 1_000 * line
+    return rows
+
+
+@given(counts_of_lines)
 def test_joining_undoes_cutting(counts: list[int]) -> None:
-    """Every pair comes out once, in its place, whatever the lanes' sizes."""
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    rows = torch.arange(offsets[-1]) + 7
-    cut = tiles.cut(rows, offsets)
-    assert torch.equal(cut.join(cut.rows.float()), rows.float())
+    """Every pair comes out once, in its place, whatever the lines' lengths; also with something behind each."""
+    rows = pairs(counts)
+    cut = tiles.cut(rows)
+    assert torch.equal(cut.join(cut.rows, -1), rows)
+    twice = torch.stack([cut.rows, cut.rows + 1], dim=2)
+    assert torch.equal(cut.join(twice, -1)[:, :, 1], torch.where(rows >= 0, rows + 1, -1))
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=8))
-def test_a_tile_holds_one_lane(counts: list[int]) -> None:
-    """All the pairs of a tile belong to the lane that the tile names."""
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    lane_of_pair = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    cut = tiles.cut(lane_of_pair, offsets)
-    named = torch.from_numpy(cut.lanes)[:, None].expand_as(cut.rows)
-    assert torch.equal(cut.rows[cut.real], named[cut.real])
+@given(counts_of_lines)
+def test_a_tile_holds_one_line(counts: list[int]) -> None:
+    """All the pairs of a tile belong to the line that the tile names, and no tile is without a pair."""
+    cut = tiles.cut(pairs(counts))
+    named = cut.lines[:, None].expand_as(cut.rows)
+    assert torch.equal(cut.rows[cut.real] // 1_000, named[cut.real])
+    assert cut.real.any(dim=1).all()
+    assert cut.rows.shape[1] == tiles.TILE_ROWS
 
 
-@given(st.integers(0, 1000))
+@given(st.integers(0, 128))
 def test_operands_have_few_lengths(needed: int) -> None:
     """An operand is long enough and never so short that a library changes its routine."""
     assert tiles.operand_length(needed) >= max(8, needed)
     assert tiles.operand_length(needed) % 8 == 0
+
+
+def test_an_operand_has_a_longest_length() -> None:
+    """What no lane has room for is refused."""
+    with pytest.raises(InvalidColumns, match="129"):
+        tiles.operand_length(129)

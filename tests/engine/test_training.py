@@ -17,6 +17,7 @@ from engine.training.data import Histories
 from engine.training.loss import KernelSums, Parameters, batch_loss
 from engine.training.optimizer import RowAdam
 from engine.training.spectral import spectral_vectors
+from tests.engine.indexes import scores_of
 
 GROUPS, GROUP_SIZE = 8, 10
 SCATTER, GATHER = 27, 3  # inverse to each other modulo 80: neighbouring codes say nothing about groups
@@ -216,7 +217,7 @@ def test_serving_scores_what_training_learned(code: int, monkeypatch: pytest.Mon
     metric = MlpMetric(6, code_bias.numpy(), float(bonus), target=served)
     state = metric.encode_items(vectors, biases)
     query = Query(history_rows=rows, history_codes=codes.astype(np.int8))
-    delta = metric.score(state, torch.arange(12), np.array([0, 12]), metric.encode_users([query], state))
+    delta = scores_of(metric, query, state)
     delta[rows[codes != OTHER_ONLY] if buys else rows] = -torch.inf
     assert float(loss) == pytest.approx(float(-delta.log_softmax(dim=0)[row]), rel=1e-4)
 

@@ -43,13 +43,20 @@ class QueryCosts:
         return Cost(max(1, min(budget, round(self._evaluations.value))), self._any_pairs.value)
 
     def learn(self, query: Query, answer: Answer) -> None:
-        """Take in what a query took; one that was cut short by its deadline says nothing of its kind."""
+        """Take in what a query took.
+
+        Of one that was cut short nothing is known but that it would have taken more: twice as much is the guess, where
+        that is above what was expected. Without it a kind that is always cut short would be tried for ever.
+        """
+        evaluations = answer.evaluations
         if answer.stop is Stop.DEADLINE:
-            return
-        kind, pairs = _kind(query), max(1.0, answer.evaluations / max(1, answer.steps))
-        self._shares.setdefault(kind, _Mean()).add(answer.evaluations / query.params.budget)
+            evaluations = min(2 * evaluations, query.params.budget)
+            if evaluations <= self.expected(query).evaluations:
+                return
+        kind, pairs = _kind(query), max(1.0, answer.evaluations / answer.steps)
+        self._shares.setdefault(kind, _Mean()).add(evaluations / query.params.budget)
         self._pairs.setdefault(kind, _Mean()).add(pairs)
-        self._evaluations.add(answer.evaluations)
+        self._evaluations.add(evaluations)
         self._any_pairs.add(pairs)
 
 

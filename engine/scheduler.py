@@ -155,8 +155,8 @@ class Scheduler(Generic[Ticket]):
         """
         paced = [(_seconds_a_step(each.query, each.steps_left, now), each.cost) for each in self._running.values()]
         pairs = sum(cost.pairs for pace, cost in paced if pace > 0)
-        seconds = self._step_times.expected(pairs)
-        return pairs, min((pace for pace, _ in paced if pace >= seconds > 0), default=inf)
+        in_reach = (pace for pace, cost in paced if pace > self._step_times.expected(cost.pairs))
+        return pairs, min(in_reach, default=inf)
 
     def _has_lane(self, entry: Waiting[Ticket], free: int) -> bool:
         """Whether one of the free lanes is for queries as heavy as this one."""

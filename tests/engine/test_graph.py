@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -6,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import graph
+from engine import neighbors as plain
 from engine.errors import InvalidColumns
 from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.index import NO_NEIGHBOR, ItemIndex
+from engine.kernels import neighbors as compiled
 from engine.metric import InnerProduct
 from tests.engine.indexes import DIMENSIONS, METRICS, delete, insert, mlp_metric, random_index
 
@@ -62,8 +66,12 @@ def test_every_item_can_be_reached(points: Callable[[np.random.Generator], np.nd
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 @pytest.mark.parametrize("exact_below", [50_000, 0])
-def test_a_built_graph_is_sound(name: str, exact_below: int) -> None:
-    """Whether candidates come from comparing or from walking: sound adjacency, nearly everything reachable."""
+@pytest.mark.parametrize("arithmetic", [plain, compiled])
+def test_a_built_graph_is_sound(
+    name: str, exact_below: int, arithmetic: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether candidates come from comparing or from walking, in torch or compiled: sound, nearly all reachable."""
+    monkeypatch.setattr(graph, "arithmetic", lambda _: arithmetic)
     params = GraphParams(candidates=24, exact_below=exact_below)
     index = random_index(METRICS[name](), rows=400, batch=40, params=params)
     check_adjacency(index)

@@ -20,10 +20,12 @@ from messages import RecommendRequest
 class SearchDefaults:
     """What a request searches with unless it says otherwise, and what it may ask for at most."""
 
-    beam: int = 48
-    width: int = 8
+    beam: int = 64
+    width: int = 48
+    pairs: int = 64
+    clusters: int = 4
+    rounds: int = 3
     budget: int = 500
-    seed_fanout: int = 256
     max_beam: int = 4_096
 
 
@@ -79,7 +81,9 @@ def make_query(
         beam=max(beam, k),
         width=request.width or defaults.width,
         budget=request.budget or defaults.budget,
-        seed_fanout=defaults.seed_fanout,
+        pairs=defaults.pairs,
+        clusters=defaults.clusters,
+        rounds=defaults.rounds,
     )
     return Query(
         params,

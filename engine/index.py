@@ -7,6 +7,7 @@ import torch
 
 from engine.errors import InvalidColumns
 from engine.metric import Metric
+from engine.sketch import Sketch
 
 Writes = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 """Column name → [(rows int64[n], values [n, width]), …], in the order in which they apply."""
@@ -22,7 +23,8 @@ class ItemIndex:
     versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
     changes whenever the item in it does.
     state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
-    attributes: int64[rows, T], hashes of the tags of an item, 0 for none.
+    attributes: int64[rows, T], hashes of the tags of an item, 0 for none. sketch: the state in bytes, where compiled
+    code searches.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ItemIndex:
             torch.zeros(0, metric.dimensions, device=self.device),
             torch.zeros(0, metric.bias_width, device=self.device),
         )
+        self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
         self.seeds = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._reserve(1)
 
@@ -108,6 +111,8 @@ class ItemIndex:
             self.state[self._rows(rows)] = self.metric.encode_items(
                 self._tensor(values, torch.float32), self._tensor(bias_values, torch.float32)
             )
+            if self.sketch is not None:
+                self.sketch.write(self.state, rows)
 
     def _rows(self, rows: np.ndarray) -> torch.Tensor:
         return self._tensor(rows, torch.int64)

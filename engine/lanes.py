@@ -1,12 +1,29 @@
 """The running batch: what every lane holds between two steps."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 
 from engine.index import ItemIndex
-from engine.query import Query, Stop
+from engine.query import Query
 
 NO_ROW = -1
+NO_SLOT = -1
+SLOTS = 256
+"""Gradients that a lane keeps: of the first rows that it scores."""
+
+VISITED, BARRED = 1, 2
+"""Bits of a mark: the row was scored, it may not be returned."""
+
+
+class Stage(IntEnum):
+    """What a lane does in its next step."""
+
+    SEEDS = 0
+    NEAR = 1
+    FAR = 2
+    FILL = 3
 
 
 class Ranking:
@@ -55,8 +72,8 @@ class Ranking:
 class Lanes:
     """State of every lane. ``queries[lane]`` is None where a lane is free.
 
-    unexpanded: bool[lanes, beam], which beam entries still have neighbours to look at.
-    visited, returnable: bool[lanes, rows], what was scored and what may be returned.
+    unexpanded: bool[lanes, beam], which beam entries still have neighbours to look at. slots: int64[lanes, beam], where
+    in gradients: float32[lanes, SLOTS, S] an entry's is, or NO_SLOT. marks: uint8[lanes, rows], VISITED and BARRED.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -68,15 +85,20 @@ class Lanes:
         self.results = Ranking(count, device)
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
-        self.visited = torch.zeros(count, 0, dtype=torch.bool, device=device)
-        self.returnable = torch.zeros(count, 0, dtype=torch.bool, device=device)
+        self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
+        self.gradients = torch.zeros(count, SLOTS, index.state.shape[1], device=device)
+        self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
         self.evaluations = np.zeros(count, dtype=np.int64)
         self.budgets = np.zeros(count, dtype=np.int64)
         self.widths = torch.zeros(count, dtype=torch.int64, device=device)
+        self.pairs = torch.zeros(count, dtype=torch.int64, device=device)
+        self.clusters = torch.zeros(count, dtype=torch.int64, device=device)
+        self.stages = np.zeros(count, dtype=np.int64)
+        self.rounds = np.zeros(count, dtype=np.int64)
+        self.quiet = np.zeros(count, dtype=np.int64)
         self.steps = np.zeros(count, dtype=np.int64)
         self.pending: dict[int, torch.Tensor] = {}
         self.walks = np.zeros(count, dtype=bool)
-        self.stops: list[Stop | None] = [None] * count
 
     def running(self) -> np.ndarray:
         """int64[n]: the lanes that hold a query."""
@@ -88,15 +110,12 @@ class Lanes:
 
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
-        missing = len(index.versions) - self.visited.shape[1]
+        missing = len(index.versions) - self.marks.shape[1]
         if missing > 0:
-            self.visited = torch.nn.functional.pad(self.visited, (0, missing))
             # A row that did not exist at admission may be returned unless a filter chose the rows.
-            unfiltered = torch.tensor(
-                [query is not None and query.mask is None for query in self.queries], device=index.device
-            )
-            added = unfiltered[:, None].expand(self.count, missing)
-            self.returnable = torch.cat([self.returnable, added], dim=1)
+            filtered = [query is not None and query.mask is not None for query in self.queries]
+            added = torch.tensor(filtered, device=index.device).to(torch.uint8) * BARRED
+            self.marks = torch.cat([self.marks, added[:, None].expand(self.count, missing)], dim=1)
 
     def admit(self, lane: int, query: Query, seeds: torch.Tensor, *, walks: bool) -> None:
         """Put a query into a free lane; ``seeds`` int64[s] are what its first step scores.
@@ -109,15 +128,20 @@ class Lanes:
         self.results.open_lane(lane, params.k)
         self.unexpanded = _widened(self.unexpanded, self.beam.scores.shape[1])
         self.result_versions = _widened(self.result_versions, self.results.scores.shape[1])
+        self.slots = _widened(self.slots, self.beam.scores.shape[1])
         self.unexpanded[lane] = False
-        self.visited[lane] = False
-        self.returnable[lane] = _returnable(query, self.returnable.shape[1], self.returnable.device)
+        self.slots[lane] = NO_SLOT
+        _mark(self.marks[lane], query)
         self.evaluations[lane] = self.steps[lane] = 0
         self.budgets[lane] = params.budget
         self.widths[lane] = params.width
+        self.pairs[lane] = max(params.pairs, params.k)
+        self.clusters[lane] = params.clusters
+        self.stages[lane] = Stage.SEEDS
+        self.rounds[lane] = params.rounds if walks else 0
+        self.quiet[lane] = 0
         self.walks[lane] = walks
         self.pending[lane] = seeds
-        self.stops[lane] = None
 
     def release(self, lane: int) -> None:
         """Free a lane."""
@@ -129,10 +153,11 @@ def _widened(column: torch.Tensor, width: int) -> torch.Tensor:
     return torch.nn.functional.pad(column, (0, width - column.shape[1]))
 
 
-def _returnable(query: Query, rows: int, device: torch.device) -> torch.Tensor:
-    allowed = torch.ones(rows, dtype=torch.bool)
+def _mark(marks: torch.Tensor, query: Query) -> None:
+    """Bar in uint8[rows] what the query's filter leaves out and what it excludes; nothing else stays marked."""
+    marks.zero_()
     if query.mask is not None:
-        allowed[: len(query.mask)] = torch.from_numpy(query.mask)
-        allowed[len(query.mask) :] = False
-    allowed[torch.from_numpy(query.excluded)] = False
-    return allowed.to(device)
+        barred = torch.from_numpy(~query.mask).to(marks.device)
+        marks[: len(barred)] = barred.to(torch.uint8) * BARRED
+        marks[len(barred) :] = BARRED
+    marks[torch.from_numpy(query.excluded).to(marks.device)] = BARRED

@@ -49,7 +49,7 @@ class Metric(Protocol):
     def score_with_gradients(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and the gradients ∂δ/∂e_v float32[n, p, G] at the rows' points."""
+        """The same, and the gradients float32[n, p, S] by the rows' state."""
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Relevance float32[rows] of every item for a user of whom nothing is known, or None."""
@@ -98,7 +98,7 @@ class VectorMetric:
     def score_with_gradients(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Relevance float32[n, p] and its gradients float32[n, p, D]."""
+        """Relevance and its gradients."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, users, lanes, derive=True)
         own = users[0][lanes][:, None, :].expand(*rows.shape, -1)
@@ -128,7 +128,7 @@ class VectorMetric:
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, gradients, given = pair_arrays(state, rows, lanes, self.dimensions, derive=derive)
+        scores, gradients, given = pair_arrays(state, rows, lanes, derive=derive)
         over_lanes(score_vectors, len(rows), self.squared, *given, users[0].numpy(), scores, gradients, derive)
         return torch.from_numpy(scores), torch.from_numpy(gradients)
 
@@ -152,12 +152,12 @@ def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
 
 
 def pair_arrays(
-    state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, dimensions: int, *, derive: bool
+    state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, *, derive: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     """What every kernel takes: scores to fill, −inf so far, gradients to fill, and (state, rows, counts, lanes)."""
     pairs = rows.numpy()
     scores = np.full(pairs.shape, -np.inf, np.float32)
-    gradients = np.zeros((*pairs.shape, dimensions) if derive else (0, 0, 0), np.float32)
+    gradients = np.zeros((*pairs.shape, state.shape[1]) if derive else (0, 0, 0), np.float32)
     return scores, gradients, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
 
 

@@ -113,7 +113,7 @@ class MlpMetric:
     def score_with_gradients(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ float32[n, p] and ∂δ/∂e_v float32[n, p, D]: the mean of the history's vectors by their part in δ."""
+        """δ and its gradients: by e_v the mean of the history's vectors by their part in δ, by g_v the prior's part."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=True)
         return self._plain(state, rows, MlpUsers(*users), lanes)
@@ -121,7 +121,7 @@ class MlpMetric:
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, gradients, given = pair_arrays(state, rows, lanes, self.dimensions, derive=derive)
+        scores, gradients, given = pair_arrays(state, rows, lanes, derive=derive)
         columns = tuple(column.numpy() for column in users)
         weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
         over_lanes(score_kernels, len(rows), *given, *columns, *weights, scores, gradients, derive)
@@ -133,7 +133,7 @@ class MlpMetric:
         """One product per tile with its lane's history, tiles with histories of one padded length at a time."""
         cut = tiles.cut(rows)
         scores = torch.empty(cut.rows.shape, device=state.device)
-        gradients = torch.empty(*cut.rows.shape, self.dimensions, device=state.device)
+        gradients = torch.empty(*cut.rows.shape, state.shape[1], device=state.device)
         by_length: dict[int, list[int]] = defaultdict(list)
         tile_lanes = lanes[cut.lines]
         for tile, needed in enumerate(users.lengths[tile_lanes].tolist()):
@@ -161,7 +161,12 @@ class MlpMetric:
         parts = (kernel - peak[:, :, None]).exp_()
         total = parts.sum(dim=2) + (prior - peak).exp()
         touched = (same & users.touched[lanes, None, :length]).any(dim=2)
-        return peak + total.log() + self._touched_bonus * touched, torch.bmm(parts / total[:, :, None], history)
+        parts /= total[:, :, None]
+        gradients = torch.zeros(*rows.shape, state.shape[1], device=state.device)
+        gradients[:, :, : self.dimensions] = torch.bmm(parts, history)
+        gradients[:, :, self._candidate_bias] = parts.sum(dim=2)
+        gradients[:, :, self._prior] = 1 - parts.sum(dim=2)
+        return peak + total.log() + self._touched_bonus * touched, gradients
 
     def _encode_user(self, query: Query, state: torch.Tensor, users: MlpUsers, lane: int) -> None:
         rows = torch.from_numpy(query.history_rows[:MAX_HISTORY]).to(state.device)

@@ -15,28 +15,29 @@ UNLIMITED = 2**62
 class SearchParams:
     """How widely and how long one query searches. Every query has its own, in the same step.
 
-    k: results wanted. beam: candidates kept (at least k). width: candidates expanded in one step.
-    budget: metric evaluations that may be spent. seed_fanout: graph neighbours of the seeds that are scored in the
-    first step, shared out among the seeds, but at least one each.
+    k: results wanted. beam: candidates kept (at least k). width: candidates expanded in one step. pairs: rows scored in
+    one round, k if that is more. clusters: directions that a round looks into the whole catalogue for. rounds: of near
+    and far by turns, after which the search only goes on until the beam and the results are full. budget: metric
+    evaluations that may be spent.
     """
 
     k: int = 10
-    beam: int = 48
-    width: int = 8
+    beam: int = 64
+    width: int = 48
+    pairs: int = 64
+    clusters: int = 4
+    rounds: int = 3
     budget: int = UNLIMITED
-    seed_fanout: int = 256
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        for name in ("k", "beam", "width", "budget"):
+        for name in ("k", "beam", "width", "pairs", "clusters", "rounds", "budget"):
             if getattr(self, name) < 1:
                 raise InvalidQuery(name, f"must be at least 1, is {getattr(self, name)}")
         if self.budget > UNLIMITED:
             raise InvalidQuery("budget", f"must be at most {UNLIMITED}, is {self.budget}")
         if self.beam < self.k:
             raise InvalidQuery("beam", f"must be at least k = {self.k}, is {self.beam}")
-        if self.seed_fanout < 0:
-            raise InvalidQuery("seed_fanout", f"must not be negative, is {self.seed_fanout}")
 
 
 def _no_rows() -> np.ndarray:

@@ -1,8 +1,9 @@
-"""The parallel graph search: every running lane makes one hop per step, and all their pairs are scored in one call.
+"""The parallel search: every running lane makes one step at a time, and all their pairs are scored in one call.
 
-Level 1 scores the rows that the user's own items point at; level 2 is a best-first beam search over the graph, guided
-by the metric. Within a lane `width` candidates are expanded at once, across lanes a step is one batch: the
-hierarchical parallel search of GMP-GR (arXiv 2502.11490).
+A lane scores its seeds, then by turns the neighbours of its best and what their gradients point at in the whole
+catalogue (`engine.rounds`); if that is not enough to fill what it was asked for, it walks on over the graph. Within a
+lane many candidates are expanded at once, across lanes a step is one batch: the hierarchical parallel search of GMP-GR
+(arXiv 2502.11490).
 """
 
 import time
@@ -14,8 +15,12 @@ import torch
 from engine import tiles
 from engine.errors import InvalidQuery
 from engine.index import NO_NEIGHBOR, ItemIndex
-from engine.lanes import NO_ROW, Lanes
+from engine.lanes import BARRED, NO_ROW, NO_SLOT, SLOTS, VISITED, Lanes, Stage
 from engine.query import Answer, Query, SearchParams, Stop
+from engine.rounds import choose_far, choose_near
+
+QUIET_ROUNDS = 2
+"""A lane ends its rounds early when so many of them, one near and one far, brought nothing new among its results."""
 
 EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
@@ -60,9 +65,8 @@ class ParallelSearch:
         if len(running) == 0:
             return expired
         self.lanes.fit(self.index)
-        pair_lanes, rows = self._next_pairs(running)
-        pair_lanes, rows = self._within_budget(pair_lanes, rows)
-        self._score_and_merge(pair_lanes, rows)
+        chosen, rows = self._next_rows(running)
+        self._score(chosen, self._within_budget(chosen, rows))
         self.lanes.steps[running] += 1
         return expired + self._retire(running)
 
@@ -84,107 +88,131 @@ class ParallelSearch:
             raise InvalidQuery("mask", f"covers {len(query.mask)} rows of {self.index.rows}")
 
     def _seeds(self, query: Query) -> tuple[torch.Tensor, bool]:
-        """The rows that the first step scores, and whether the search walks on from there."""
+        """The rows that the first step scores, and whether the search goes on from there."""
         index = self.index
         if query.mask is not None:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
                 return torch.from_numpy(matching).to(index.device), False
-        own = torch.from_numpy(query.history_rows).to(index.device)
-        if len(own) == 0:
-            return index.seeds, True
-        nearest = max(1, query.params.seed_fanout // len(own))
-        around = index.neighbors[own, :nearest].T.reshape(-1).long()
-        return torch.cat([own, around, index.seeds]), True
+        return torch.cat([torch.from_numpy(query.history_rows).to(index.device), index.seeds]), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
-    def _next_pairs(self, running: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unvisited rows to score next, int64[pairs] each: lane and row, grouped by lane, first come first."""
+    def _next_rows(self, running: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The unvisited rows to score next: lanes int64[n], each of those running once, and rows int64[n, p]."""
+        stages = self.lanes.stages[running]
+        near, far, other = (
+            torch.from_numpy(running[chosen]).to(self.index.device)
+            for chosen in (stages == Stage.NEAR, stages == Stage.FAR, np.isin(stages, (Stage.SEEDS, Stage.FILL)))
+        )
+        tables = [
+            choose_near(self.index, self.lanes, near),
+            choose_far(self.index, self.lanes, far),
+            self._fill(other),
+        ]
+        widest = max(table.shape[1] for table in tables)
+        rows = [torch.nn.functional.pad(table, (0, widest - table.shape[1]), value=NO_ROW) for table in tables]
+        return torch.cat([near, far, other]), torch.cat(rows)
+
+    def _fill(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Rows for lanes without rounds, or before them: what is pending, else the neighbours of the best, else any."""
         lanes = self.lanes
-        chosen_lanes, parents = self._select(torch.from_numpy(running).to(self.index.device))
-        found = self.index.neighbors[parents].long()
-        pair_lanes = [chosen_lanes.repeat_interleave(self.index.degree)]
-        rows = [found.reshape(-1)]
-        idle = set(running) - set(torch.unique(chosen_lanes).tolist())
-        for lane in sorted(idle):
+        parents_of, parents = self._select(chosen)
+        pair_lanes = [parents_of.repeat_interleave(self.index.degree)]
+        rows = [self.index.neighbors[parents].long().reshape(-1)]
+        for lane in sorted(set(chosen.tolist()) - set(parents_of.tolist())):
             more = lanes.pending.pop(lane) if lane in lanes.pending else self._lowest_unvisited(lane)
             pair_lanes.append(torch.full_like(more, lane))
             rows.append(more)
-        return self._unvisited(torch.cat(pair_lanes), torch.cat(rows))
+        return _as_table(chosen, *self._unvisited(torch.cat(pair_lanes), torch.cat(rows)))
 
-    def _select(self, running: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _select(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The best `width` unexpanded beam entries of every lane, int64[n] each: lane and row; marks them expanded."""
         lanes = self.lanes
-        width = int(lanes.beam.sizes[running].max())
-        unexpanded = lanes.unexpanded[running, :width]
-        chosen = unexpanded & (unexpanded.cumsum(dim=1) <= lanes.widths[running, None])
-        lanes.unexpanded[running, :width] = unexpanded & ~chosen
-        which, place = torch.nonzero(chosen, as_tuple=True)
-        return running[which], lanes.beam.rows[running[which], place]
+        unexpanded = lanes.unexpanded[chosen]
+        best = unexpanded & (unexpanded.cumsum(dim=1) <= lanes.widths[chosen, None])
+        lanes.unexpanded[chosen] = unexpanded & ~best
+        which, place = torch.nonzero(best, as_tuple=True)
+        return chosen[which], lanes.beam.rows[chosen[which], place]
 
     def _lowest_unvisited(self, lane: int) -> torch.Tensor:
         """One tile of rows for a lane whose frontier is empty though it has room for more: so nothing stays unseen."""
-        left = self.index.live & self.lanes.returnable[lane] & ~self.lanes.visited[lane]
-        return torch.nonzero(left)[: tiles.TILE_ROWS, 0]
+        return torch.nonzero(self.index.live & (self.lanes.marks[lane] == 0))[: tiles.TILE_ROWS, 0]
 
     def _unvisited(self, pair_lanes: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Drop what is empty, dead, visited or there twice, and group the rest by lane."""
         lanes = self.lanes
         wanted = rows != NO_NEIGHBOR
-        wanted &= (self.index.versions[rows] > 0) & ~lanes.visited[pair_lanes, rows]
+        wanted &= (self.index.versions[rows] > 0) & (lanes.marks[pair_lanes, rows] & VISITED == 0)
         pair_lanes, rows = pair_lanes[wanted], rows[wanted]
         key, order = torch.sort(pair_lanes * len(self.index.versions) + rows, stable=True)
         first = torch.ones_like(key, dtype=torch.bool)
         first[1:] = key[1:] != key[:-1]
         arrival = torch.sort(order[first]).values
         arrival = arrival[torch.sort(pair_lanes[arrival], stable=True).indices]
-        pair_lanes, rows = pair_lanes[arrival], rows[arrival]
-        return pair_lanes, rows
+        return pair_lanes[arrival], rows[arrival]
 
-    def _within_budget(self, pair_lanes: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut each lane's pairs to what is left of its budget: the first to come stay."""
+    def _within_budget(self, chosen: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Cut each lane's rows to what is left of its budget, the first to come stay; those are visited from now on."""
         lanes = self.lanes
-        counts = np.bincount(pair_lanes.cpu().numpy(), minlength=lanes.count)
-        left = lanes.budgets - lanes.evaluations
-        if (counts > left).any():
-            rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-            keep = torch.from_numpy(rank < np.repeat(left, counts)).to(rows.device)
-            pair_lanes, rows = pair_lanes[keep], rows[keep]
-            counts = np.minimum(counts, left)
-        lanes.visited[pair_lanes, rows] = True
-        lanes.evaluations += counts
-        return pair_lanes, rows
+        mine = chosen.cpu().numpy()
+        left = torch.from_numpy(lanes.budgets[mine] - lanes.evaluations[mine]).to(rows.device)
+        places = torch.arange(rows.shape[1], device=rows.device)
+        rows = rows.masked_fill(places >= left[:, None], NO_ROW)
+        line, place = torch.nonzero(rows != NO_ROW, as_tuple=True)
+        lanes.marks[chosen[line], rows[line, place]] |= VISITED
+        return rows
 
-    def _score_and_merge(self, pair_lanes: torch.Tensor, rows: torch.Tensor) -> None:
-        """Score all pairs in one call and merge them into their lanes' beams and results."""
-        if len(rows) == 0:
-            return
-        lanes = self.lanes
-        active, group, counts = torch.unique_consecutive(pair_lanes, return_inverse=True, return_counts=True)
-        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[group]
-        new_rows = torch.full((len(active), int(counts.max())), NO_ROW, dtype=torch.int64, device=rows.device)
-        new_rows[group, place] = rows
-        new_scores = self.index.metric.score(self.index.state, new_rows, lanes.users, active)
-        self._merge_beam(active, new_scores, new_rows)
-        barred = ~lanes.returnable[active[:, None], new_rows] | (new_rows == NO_ROW)
-        self._merge_results(active, new_scores.masked_fill(barred, -torch.inf), new_rows.masked_fill(barred, NO_ROW))
+    def _score(self, chosen: torch.Tensor, rows: torch.Tensor) -> None:
+        """Score all pairs, with gradients for the lanes whose rounds are not over, and merge them."""
+        lanes, index = self.lanes, self.index
+        mine = chosen.cpu().numpy()
+        derive = lanes.rounds[mine] > 0
+        order = torch.from_numpy(np.argsort(~derive, kind="stable")).to(rows.device)
+        chosen, rows = chosen[order], rows[order]
+        counts = (rows != NO_ROW).sum(dim=1)
+        split = int(derive.sum())
+        scores, gradients = index.metric.score_with_gradients(index.state, rows[:split], lanes.users, chosen[:split])
+        rest = index.metric.score(index.state, rows[split:], lanes.users, chosen[split:])
+        slots = self._keep_gradients(chosen, rows, gradients)
+        entered = self._merge(chosen, torch.cat([scores, rest]), rows, slots).cpu().numpy()
+        mine = chosen.cpu().numpy()
+        lanes.evaluations[mine] += counts.cpu().numpy()
+        lanes.quiet[mine] = np.where(entered, 0, lanes.quiet[mine] + 1)
 
-    def _merge_beam(self, active: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> None:
+    def _keep_gradients(self, chosen: torch.Tensor, rows: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+        """Store the gradients float32[d, p, S] of the first d lanes; returns their slots int64[n, p]."""
         lanes = self.lanes
-        walks = torch.from_numpy(lanes.walks).to(rows.device)[active]
+        slots = torch.full_like(rows, NO_SLOT)
+        for line, lane in enumerate(chosen[: len(gradients)].tolist()):
+            first = int(lanes.evaluations[lane])
+            count = min(int((rows[line] != NO_ROW).sum()), max(0, SLOTS - first))
+            lanes.gradients[lane, first : first + count] = gradients[line, :count]
+            slots[line, :count] = torch.arange(first, first + count, device=rows.device)
+        return slots
+
+    def _merge(
+        self, chosen: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
+    ) -> torch.Tensor:
+        """Merge new pairs into the beams and the results; returns bool[n], whether a lane's results changed."""
+        lanes = self.lanes
+        walks = torch.from_numpy(lanes.walks).to(rows.device)[chosen]
+        places = lanes.beam.merge(chosen, scores, rows)
+        width = places.shape[1]
         fresh = (rows != NO_ROW) & walks[:, None]
-        places = lanes.beam.merge(active, scores, rows)
-        width = places.shape[1]
-        unexpanded = torch.cat([lanes.unexpanded[active, :width], fresh], dim=1).gather(1, places)
-        lanes.unexpanded[active, :width] = unexpanded & (lanes.beam.rows[active, :width] != NO_ROW)
+        unexpanded = torch.cat([lanes.unexpanded[chosen, :width], fresh], dim=1).gather(1, places)
+        lanes.unexpanded[chosen, :width] = unexpanded & (lanes.beam.rows[chosen, :width] != NO_ROW)
+        lanes.slots[chosen, :width] = torch.cat([lanes.slots[chosen, :width], slots], dim=1).gather(1, places)
 
-    def _merge_results(self, active: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> None:
-        lanes = self.lanes
-        places = lanes.results.merge(active, scores, rows)
+        barred = (
+            (rows == NO_ROW) | (lanes.marks[chosen[:, None], rows] & BARRED != 0) | (self.index.versions[rows] <= 0)
+        )
+        scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
+        places = lanes.results.merge(chosen, scores, rows)
         width = places.shape[1]
-        versions = torch.cat([lanes.result_versions[active, :width], self.index.versions[rows]], dim=1)
-        lanes.result_versions[active, :width] = versions.gather(1, places)
+        versions = torch.cat([lanes.result_versions[chosen, :width], self.index.versions[rows]], dim=1)
+        lanes.result_versions[chosen, :width] = versions.gather(1, places)
+        return ((places >= width) & (lanes.results.rows[chosen, :width] != NO_ROW)).any(dim=1)
 
     # -- retirement ------------------------------------------------------------------------------------------------
 
@@ -199,24 +227,31 @@ class ParallelSearch:
         return expired
 
     def _retire(self, running: np.ndarray) -> list[tuple[int, Answer]]:
+        """Free the lanes that are done; the others go on to their next stage."""
         lanes = self.lanes
-        frontier = lanes.unexpanded.any(dim=1).cpu().numpy()
         full = (lanes.beam.full() & lanes.results.full()).cpu().numpy()
         done = []
         for lane in running.tolist():
-            stop = self._stop(lane, frontier=bool(frontier[lane]), full=bool(full[lane]))
+            stop = self._stop(lane, full=bool(full[lane]))
             if stop is not None:
                 done.append((lane, self._answer(lane, stop)))
                 lanes.release(lane)
         return done
 
-    def _stop(self, lane: int, *, frontier: bool, full: bool) -> Stop | None:
+    def _stop(self, lane: int, *, full: bool) -> Stop | None:
+        """Why a lane is done, or None: then its next stage is set."""
         lanes = self.lanes
         if lanes.evaluations[lane] >= lanes.budgets[lane]:
             return Stop.BUDGET
-        if lanes.walks[lane] and (frontier or not (full or len(self._lowest_unvisited(lane)) == 0)):
+        if not lanes.walks[lane]:
+            return Stop.CONVERGED
+        stage = lanes.stages[lane]
+        lanes.rounds[lane] -= stage != Stage.SEEDS
+        if lanes.rounds[lane] > 0 and lanes.quiet[lane] < QUIET_ROUNDS:
+            lanes.stages[lane] = Stage.FAR if stage == Stage.NEAR else Stage.NEAR
             return None
-        return Stop.CONVERGED
+        lanes.stages[lane] = Stage.FILL
+        return Stop.CONVERGED if full or len(self._lowest_unvisited(lane)) == 0 else None
 
     def _answer(self, lane: int, stop: Stop) -> Answer:
         """The lane's results, without rows whose item changed or went away since they were scored."""
@@ -230,6 +265,19 @@ class ParallelSearch:
             steps=int(lanes.steps[lane]),
             stop=stop,
         )
+
+
+def _as_table(chosen: torch.Tensor, pair_lanes: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Pairs grouped by lane, int64[pairs] each, as lines of the lanes chosen: int64[n, p], −1 behind the last."""
+    line_of = torch.full((int(chosen.max()) + 1 if len(chosen) else 0,), NO_ROW, device=rows.device)
+    line_of[chosen] = torch.arange(len(chosen), device=rows.device)
+    lines = line_of[pair_lanes]
+    counts = torch.bincount(lines, minlength=len(chosen))
+    _, group, sizes = torch.unique_consecutive(lines, return_inverse=True, return_counts=True)
+    places = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[group]
+    table = torch.full((len(chosen), int(counts.max()) if len(chosen) else 0), NO_ROW, device=rows.device)
+    table[lines, places] = rows
+    return table
 
 
 def search(index: ItemIndex, queries: list[Query], lanes: int = 64) -> list[Answer]:

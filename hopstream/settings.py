@@ -103,15 +103,19 @@ class SearchSettings(_Section):
     """How thoroughly a request is searched for that does not say so itself.
 
     beam: best candidates that a query keeps, in items.
-    width: candidates expanded in one step.
+    width: candidates whose neighbours are looked at in one round.
+    pairs: items scored in one round; as many as are asked for, if those are more.
+    clusters: directions that a round looks into the whole catalogue for.
+    rounds: of near and far by turns.
     budget: metric evaluations that a query may spend.
-    seed_fanout: items that a query starts from.
     """
 
-    beam: _Count = 48
-    width: _Count = 8
+    beam: _Count = 64
+    width: _Count = 48
+    pairs: _Count = 64
+    clusters: _Count = 4
+    rounds: _Count = 3
     budget: _Count = 500
-    seed_fanout: _Count = 256
 
 
 class WorkerSettings(_Section):

@@ -12,39 +12,35 @@ _SAMPLE = 16
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
-def byte_scales(vectors: np.ndarray) -> np.ndarray:
-    """What one step of a byte stands for in each dimension, float32[D], so that these vectors [n, D] fit."""
-    return np.maximum(np.abs(vectors).max(axis=0), 1e-30).astype(np.float32) / 127
-
-
 @njit(nogil=True, cache=True)
-def write_bytes(sketch, rows, vectors, scales):
-    """Write vectors float32[n, D] of rows int64[n] into a sketch uint8[groups, quads, LANES, 4]."""
+def write_bytes(groups, codes, rows, values, scales):
+    """Write values float32[n, D] of rows int64[n] into groups uint8[…, quads, LANES, 4] and codes int8[N, D]."""
     for i in range(len(rows)):
-        group, place = rows[i] // LANES, rows[i] % LANES
-        for d in range(vectors.shape[1]):
-            step = np.rint(vectors[i, d] / scales[d])
-            sketch[group, d // 4, place, d % 4] = np.uint8(min(max(step, -127.0), 127.0) + _ZERO)
+        row = rows[i]
+        group, place = row // LANES, row % LANES
+        for d in range(values.shape[1]):
+            step = min(max(np.rint(values[i, d] / scales[d]), -127.0), 127.0)
+            codes[row, d] = np.int8(step)
+            groups[group, d // 4, place, d % 4] = np.uint8(step + _ZERO)
 
 
 @njit(nogil=True, cache=True)
-def centre_bytes(centres, scales, out):
-    """Centres float32[C, D] as int8[C, ≥ D], each at a scale of its own: only the order of its products matters."""
-    for c in range(len(centres)):
-        largest = np.float32(1e-30)
-        for d in range(centres.shape[1]):
-            largest = max(largest, abs(centres[c, d] * scales[d]))
-        for d in range(centres.shape[1]):
-            out[c, d] = np.int8(np.rint(centres[c, d] * scales[d] / largest * np.float32(127)))
+def centre_bytes(centres, c, scales, out, place):
+    """Centre c of float32[C, D] as out[place] of int8[…, ≥ D], at its own scale: only the order matters."""
+    largest = np.float32(1e-30)
+    for d in range(centres.shape[1]):
+        largest = max(largest, abs(centres[c, d] * scales[d]))
+    for d in range(centres.shape[1]):
+        out[place, d] = np.int8(np.rint(centres[c, d] * scales[d] / largest * np.float32(127)))
 
 
 @njit(nogil=True, cache=True)
-def scan(sketch, rows, centres, lanes, marks, products, found, sizes):
-    """The rows of the largest products of each centre, largest first, without those that their lane has marked.
+def scan(groups, versions, rows, centres, lanes, marks, products, found, sizes):
+    """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
-    sketch: uint8[groups, quads, LANES, 4], of which ``rows`` rows are in use. centres: int8[C, 4 · quads], C a multiple
-    of CENTRES. lanes: int64[C], −1 for padding. marks: uint8[lanes, ≥ rows]. products: int32[C, keep] and found:
-    int32[C, keep] are filled, sizes: int64[C] says how far.
+    groups: uint8[⌈N / LANES⌉, quads, LANES, 4], of which ``rows`` rows are in use; versions: int64[N], positive for
+    live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for padding. marks:
+    uint8[lanes, N]. products: int32[C, keep] and found: int32[C, keep] are filled, sizes: int64[C] says how far.
 
     A first pass over every SAMPLE-th group finds a floor that some more than ``keep`` rows are above, so that few are
     ever kept and given up again. Should that be too high, a centre gets fewer rows.
@@ -56,31 +52,33 @@ def scan(sketch, rows, centres, lanes, marks, products, found, sizes):
             floors[c] = _HIGHEST
     if rows > 8 * LANES * _SAMPLE:
         some = min(keep, 2 * keep // _SAMPLE + 4)
-        _scan_groups(sketch, rows, _SAMPLE, centres, lanes, marks, floors, products[:, :some], found[:, :some], sizes)
+        _scan_groups(
+            groups, versions, rows, _SAMPLE, centres, lanes, marks, floors, products[:, :some], found[:, :some], sizes
+        )
         for c in range(len(centres)):
             if sizes[c] == some:
                 floors[c] = products[c, 0] - 1
-    _scan_groups(sketch, rows, 1, centres, lanes, marks, floors, products, found, sizes)
+    _scan_groups(groups, versions, rows, 1, centres, lanes, marks, floors, products, found, sizes)
     for c in range(len(centres)):
         drain(products, found, c, sizes[c])
 
 
 @njit(nogil=True, cache=True)
-def _scan_groups(sketch, rows, stride, centres, lanes, marks, floors, products, found, sizes):
+def _scan_groups(groups, versions, rows, stride, centres, lanes, marks, floors, products, found, sizes):
     """Offer every row above its centre's floor, of every ``stride``-th group."""
-    quads, keep = sketch.shape[1], products.shape[1]
-    groups = (rows + LANES - 1) // LANES
+    quads, keep = groups.shape[1], products.shape[1]
+    count = (rows + LANES - 1) // LANES
     out = np.empty((CENTRES, LANES), np.int32)
     above = np.empty(CENTRES, np.uint16)
     floors = floors.copy()
     sizes[:] = 0
-    sketch_at, centres_at, floors_at = sketch.ctypes.data, centres.ctypes.data, floors.ctypes.data
+    groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
     out_at, above_at, width = out.ctypes.data, above.ctypes.data, centres.shape[1]
-    for block in range(0, groups, _BLOCK_GROUPS * stride):
+    for block in range(0, count, _BLOCK_GROUPS * stride):
         for first in range(0, len(centres), CENTRES):
-            for group in range(block, min(block + _BLOCK_GROUPS * stride, groups), stride):
+            for group in range(block, min(block + _BLOCK_GROUPS * stride, count), stride):
                 scan_group(
-                    sketch_at + group * quads * 4 * LANES, centres_at + first * width, width,
+                    groups_at + group * quads * 4 * LANES, centres_at + first * width, width,
                     floors_at + 4 * first, out_at, above_at, quads,
                 )  # fmt: skip
                 for i in range(CENTRES):
@@ -89,7 +87,7 @@ def _scan_groups(sketch, rows, stride, centres, lanes, marks, floors, products, 
                         place = lowest_bit(bits)
                         bits &= bits - np.uint16(1)
                         c, row = first + i, group * LANES + place
-                        if out[i, place] > floors[c] and row < rows and marks[lanes[c], row] == 0:
+                        if out[i, place] > floors[c] and row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
                             sizes[c] = offer(products, found, c, sizes[c], out[i, place], row)
                             if sizes[c] == keep:
                                 floors[c] = products[c, 0]

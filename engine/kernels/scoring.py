@@ -1,7 +1,7 @@
 """Scores and gradients of pairs in compiled code, a kernel for each kind of metric.
 
 Common arguments: rows int64[n, P], of whose line i the first counts[i] are scored for lane lanes[i]; scores
-float32[n, P] and, where ``derive``, gradients float32[n, P, D] are filled as far.
+float32[n, P] and, where ``derive``, gradients float32[n, P, S], zeros so far, are filled as far.
 """
 
 import numpy as np
@@ -75,8 +75,13 @@ def score_kernels(
             if derive:
                 multiply(z, backward, g, full)
                 for t in range(size):
+                    share = np.float32(0)
+                    for h in range(width):
+                        share += z[t, h]
                     for d in range(dimensions):
                         gradients[i, start + t, d] = g[t, d]
+                    gradients[i, start + t, candidate_bias] = share
+                    gradients[i, start + t, prior] = np.float32(1) - share
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE, inline="always")

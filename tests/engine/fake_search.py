@@ -7,12 +7,12 @@ import numpy as np
 from engine.query import Answer, Query, Stop
 
 PAIRS = 100
-"""Metric evaluations that every running query makes in a step."""
+"""Metric evaluations that a running query of width 1 makes in a step."""
 
 
 @dataclass
 class FakeSearch:
-    """Every query spends its whole budget, `PAIRS` in a step; a step takes ``overhead`` and so long for each pair."""
+    """Every query spends its whole budget; a step takes ``overhead`` and ``seconds_a_pair`` for each pair of all."""
 
     lanes: int
     overhead: float = 1.0
@@ -50,8 +50,8 @@ class FakeSearch:
                 done.append((lane, _answer(query, steps, Stop.DEADLINE)))
                 continue
             self.running[lane] = query, steps + 1
-            pairs += PAIRS
-            if (steps + 1) * PAIRS >= query.params.budget:
+            pairs += PAIRS * query.params.width
+            if (steps + 1) * PAIRS * query.params.width >= query.params.budget:
                 done.append((lane, _answer(query, steps + 1, Stop.BUDGET)))
         if pairs:
             self.now += self.overhead + pairs * self.seconds_a_pair
@@ -61,5 +61,5 @@ class FakeSearch:
 
 
 def _answer(query: Query, steps: int, stop: Stop) -> Answer:
-    nothing = np.empty(0, np.int64), np.empty(0, np.float32)
-    return Answer(*nothing, evaluations=min(query.params.budget, steps * PAIRS), steps=steps, stop=stop)
+    evaluations = min(query.params.budget, steps * PAIRS * query.params.width)
+    return Answer(np.empty(0, np.int64), np.empty(0, np.float32), evaluations, steps, stop)

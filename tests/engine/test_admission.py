@@ -1,7 +1,6 @@
 """Who is admitted when, over a search that computes nothing and has a clock of its own."""
 
 from collections import Counter
-from itertools import count
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ SMALL, HUGE = 100, 3_000
 """Budgets: one step and thirty."""
 
 
-def query(budget: int = SMALL, deadline: float | None = None) -> Query:
-    """A query that spends its budget."""
-    return Query(SearchParams(budget=budget), deadline=deadline)
+def query(budget: int = SMALL, deadline: float | None = None, width: int = 1) -> Query:
+    """A query that spends its budget, a hundred evaluations a step if it is narrow."""
+    return Query(SearchParams(budget=budget, width=width), deadline=deadline)
 
 
 def stage(search: FakeSearch, max_waiting: int = 10**9) -> Scheduler[int]:
@@ -136,19 +135,36 @@ def test_high_priority_goes_first() -> None:
     assert answered(scheduler) == [*range(1, 8), 0, *range(8, 20)]
 
 
-@pytest.mark.parametrize("in_a_hurry", [False, True])
-def test_nobody_starves(in_a_hurry: bool) -> None:  # noqa: FBT001
-    """A huge query of normal priority is answered though small ones of high priority never stop to come."""
-    search = FakeSearch(lanes=2, seconds_a_pair=0.001)
-    scheduler = trained(search, SMALL, HUGE)
-    scheduler.submit(0, query(HUGE))
-    tickets = count(1)
-    for _ in range(300):
-        for ticket in (next(tickets), next(tickets), next(tickets)):
-            scheduler.submit(ticket, query(SMALL, search.now + 1.3 if in_a_hurry else None), Priority.HIGH)
+@pytest.mark.parametrize("patience", [None, 3.0])
+def test_nobody_starves(patience: float | None) -> None:
+    """A huge query of normal priority is answered though others of high priority never stop to come.
+
+    Also where those are in a hurry, two steps of 1.2 s in 3 s, and it slows each step down by 0.8 s.
+    """
+    search = FakeSearch(lanes=3, seconds_a_pair=0.001)
+    scheduler = stage(search)
+    for number, known in enumerate([query(8 * HUGE, width=8), query(2 * SMALL)] * 5, start=1):
+        scheduler.submit(-number, known)
+        answered(scheduler)
+    scheduler.submit(0, query(8 * HUGE, width=8))
+    for ticket in range(1, 1_500):
+        deadline = None if patience is None else search.now + patience
+        scheduler.submit(ticket, query(2 * SMALL, deadline), Priority.HIGH)
         if 0 in [ticket for ticket, _ in scheduler.step()]:
             return
-    pytest.fail("300 steps, and the huge query still has no answer")
+    pytest.fail("so many steps, and the huge query still has no answer")
+
+
+def test_a_flow_that_paused_saves_nothing_up() -> None:
+    """After a long time of small queries alone, huge ones that come get their share from then on and no more."""
+    scheduler = trained(FakeSearch(lanes=8), SMALL, HUGE)
+    for ticket in range(2_000):
+        scheduler.submit(ticket, query(SMALL))
+    answered(scheduler, steps=200)
+    for ticket in range(2_000, 2_100):
+        scheduler.submit(ticket, query(HUGE))
+    done = Counter(ticket < 2_000 for ticket in answered(scheduler, steps=60))
+    assert done[True] > 8 * done[False]
 
 
 def test_flows_share_the_work() -> None:
@@ -215,7 +231,7 @@ def test_newcomers_do_not_make_others_late() -> None:
     scheduler.submit(1, query(HUGE))
     finished = dict(answer for _ in range(29) for answer in scheduler.step())
     assert finished[0].stop is Stop.BUDGET
-    assert scheduler.load[0] + scheduler.load[1] == 1
+    assert sum(scheduler.load) == 1
 
 
 @pytest.mark.parametrize(("overhead", "seconds_a_pair"), [(8e-3, 1e-5), (1e-4, 1e-6)])
@@ -233,10 +249,12 @@ def test_goodput_holds_under_overload(overhead: float, seconds_a_pair: float) ->
     offered, start, good, wasted, spent = budgets(3_000), search.now, 0, 0, 0
     arrivals = start + np.cumsum(rng.exponential(1 / (3 * peak), len(offered)))
     ticket = 0
-    while ticket < len(offered) or not scheduler.idle:
+    for _ in range(100_000):
         while ticket < len(offered) and arrivals[ticket] <= search.now:
             scheduler.submit(ticket, query(offered[ticket], arrivals[ticket] + 5 * unloaded))
             ticket += 1
+        if scheduler.idle and ticket == len(offered):
+            break
         if scheduler.idle:
             search.now = max(search.now, arrivals[ticket])
         for number, answer in scheduler.step():

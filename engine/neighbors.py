@@ -10,6 +10,9 @@ import torch
 
 from engine.index import NO_NEIGHBOR, ItemIndex
 
+BEAM = 2
+"""How many times as many rows a walk keeps as are wanted: what it does not find, nothing will link to."""
+
 _CHUNK = 256
 _WIDTH = 8
 
@@ -119,6 +122,7 @@ def sorted_rows(pool: torch.Tensor) -> torch.Tensor:
 def _walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
     """All targets at once, hop by hop. What a beam gave up is no better when it comes again."""
     points = index.points
+    beam = max(BEAM * count, _WIDTH)
     lanes = torch.arange(len(targets), device=targets.device)[:, None]
     rows = index.seeds.to(torch.int32).repeat(len(targets), 1)
     distances = (points[rows] - targets[:, None]).square().sum(dim=2)
@@ -136,7 +140,7 @@ def _walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
         beyond = (points[found.clamp(min=0)] - targets[:, None]).square().sum(dim=2)
         beyond.masked_fill_(known | (found == NO_NEIGHBOR), torch.inf)
         distances, order = torch.cat([distances, beyond], dim=1).sort(dim=1, stable=True)
-        distances, order = distances[:, : max(count, _WIDTH)], order[:, : max(count, _WIDTH)]
+        distances, order = distances[:, :beam], order[:, :beam]
         rows = _present(torch.cat([rows, found], dim=1).gather(1, order), distances)
         expanded = torch.cat([expanded, torch.zeros_like(known)], dim=1).gather(1, order)
 

@@ -12,7 +12,7 @@ import torch
 
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.kernels import graph
-from engine.neighbors import Candidates, Points
+from engine.neighbors import BEAM, Candidates, Points
 
 _SLICE = 256
 _TARGETS = 256
@@ -45,17 +45,17 @@ def exact(
 
 
 def walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
-    """About the nearest, by a best-first walk with a beam of ``count``."""
-    found = _nothing(len(targets), count)
+    """About the nearest, by a best-first walk."""
+    beam = _nothing(len(targets), BEAM * count)
     points, stride = _flat(index.points)
     neighbors, entries, wanted = index.neighbors.numpy(), index.seeds.numpy(), targets.contiguous().numpy()
-    rows, distances = found.rows.numpy(), found.distances.numpy()
+    rows, distances = beam.rows.numpy(), beam.distances.numpy()
 
     def walk(part: slice) -> None:
         graph.walk(points, stride, neighbors, entries, wanted[part], distances[part], rows[part])
 
     _shared(walk, len(targets), _SLICE)
-    return found
+    return Candidates(beam.rows[:, :count], beam.distances[:, :count])
 
 
 def pruned(points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float) -> Candidates:

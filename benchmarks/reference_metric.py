@@ -113,10 +113,10 @@ class ReferenceMetric:
         back[:, VALUES : VALUES + HISTORY] = items @ w["attention_value"].T
         bias = np.full((len(queries), VALUES - KEYS), -np.inf, np.float32)
         bias[:, :HISTORY] = np.where(real, w["attention_bias"].reshape(1, -1), -np.inf)
-        into.back[lanes] = torch.from_numpy(back)
-        into.operand[lanes] = torch.from_numpy(back).transpose(1, 2)
-        into.bias[lanes] = torch.from_numpy(user @ of_user.T + w["hidden1_bias"])
-        into.history[lanes] = torch.from_numpy(bias)
+        into.back.numpy()[lanes] = back
+        into.operand.numpy()[lanes] = back.transpose(0, 2, 1)
+        into.bias.numpy()[lanes] = user @ of_user.T + w["hidden1_bias"]
+        into.history.numpy()[lanes] = bias
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""

@@ -1,6 +1,6 @@
 """What queries and steps cost: learned from those that are over, so that the next ones can be planned."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from engine.query import Answer, Query, Stop
 
@@ -101,6 +101,5 @@ class _Mean:
 
 
 def _kind(query: Query) -> tuple[int, ...]:
-    params = query.params
-    sizes = (params.k, params.beam, params.width, params.budget)
-    return (*(size.bit_length() for size in sizes), query.mask is not None)
+    """Parameters of the same number of bits, with or without a filter."""
+    return (*(size.bit_length() for size in astuple(query.params)), query.mask is not None)

@@ -6,15 +6,13 @@ import numpy as np
 import torch
 
 from engine.index import ItemIndex
+from engine.kernels.merging import BARRED
 from engine.query import Query
 
 NO_ROW = -1
 NO_SLOT = -1
 SLOTS = 256
 """Gradients that a lane keeps: of the first rows that it scores."""
-
-VISITED, BARRED = 1, 2
-"""Bits of a mark: the row was scored, it may not be returned."""
 
 
 class Stage(IntEnum):
@@ -155,9 +153,13 @@ def _widened(column: torch.Tensor, width: int) -> torch.Tensor:
 
 def _mark(marks: torch.Tensor, query: Query) -> None:
     """Bar in uint8[rows] what the query's filter leaves out and what it excludes; nothing else stays marked."""
-    marks.zero_()
-    if query.mask is not None:
-        barred = torch.from_numpy(~query.mask).to(marks.device)
-        marks[: len(barred)] = barred.to(torch.uint8) * BARRED
-        marks[len(barred) :] = BARRED
-    marks[torch.from_numpy(query.excluded).to(marks.device)] = BARRED
+    if query.mask is None:
+        fresh = np.zeros(len(marks), np.uint8)
+    else:
+        fresh = np.full(len(marks), BARRED, np.uint8)
+        fresh[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
+    fresh[query.excluded] = BARRED
+    if marks.device.type == "cpu":
+        marks.numpy()[:] = fresh  # torch would share a copy this small out over threads
+    else:
+        marks.copy_(torch.from_numpy(fresh))

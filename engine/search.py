@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from engine import tiles
 from engine.errors import InvalidQuery
-from engine.index import NO_NEIGHBOR, ItemIndex
-from engine.lanes import BARRED, NO_ROW, NO_SLOT, SLOTS, VISITED, Lanes, Stage
+from engine.index import ItemIndex
+from engine.lanes import NO_ROW, Lanes, Stage
+from engine.pairs import merge, take
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.rounds import choose_far, choose_near
 
@@ -65,8 +67,8 @@ class ParallelSearch:
         if len(running) == 0:
             return expired
         self.lanes.fit(self.index)
-        chosen, rows = self._next_rows(running)
-        self._score(chosen, self._within_budget(chosen, rows))
+        chosen, candidates = self._candidates(running)
+        self._score(chosen, take(self.index, self.lanes, chosen, candidates))
         self.lanes.steps[running] += 1
         return expired + self._retire(running)
 
@@ -98,8 +100,8 @@ class ParallelSearch:
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
-    def _next_rows(self, running: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unvisited rows to score next: lanes int64[n], each of those running once, and rows int64[n, p]."""
+    def _candidates(self, running: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What may be scored next: lanes int64[n], each of those running once, and rows int64[n, c], −1 for none."""
         stages = self.lanes.stages[running]
         near, far, other = (
             torch.from_numpy(running[chosen]).to(self.index.device)
@@ -115,104 +117,44 @@ class ParallelSearch:
         return torch.cat([near, far, other]), torch.cat(rows)
 
     def _fill(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Rows for lanes without rounds, or before them: what is pending, else the neighbours of the best, else any."""
-        lanes = self.lanes
-        parents_of, parents = self._select(chosen)
-        pair_lanes = [parents_of.repeat_interleave(self.index.degree)]
-        rows = [self.index.neighbors[parents].long().reshape(-1)]
-        for lane in sorted(set(chosen.tolist()) - set(parents_of.tolist())):
-            more = lanes.pending.pop(lane) if lane in lanes.pending else self._lowest_unvisited(lane)
-            pair_lanes.append(torch.full_like(more, lane))
-            rows.append(more)
-        return _as_table(chosen, *self._unvisited(torch.cat(pair_lanes), torch.cat(rows)))
+        """Candidates int64[n, c] before and after the rounds: what is pending, else neighbours of the best, else any."""
+        candidates = self._neighbors_of_best(chosen)
+        idle = (candidates == NO_ROW).all(dim=1).tolist() if candidates.shape[1] else [True] * len(chosen)
+        lines = [
+            self._others(lane) if nothing else candidates[line]
+            for line, (lane, nothing) in enumerate(zip(chosen.tolist(), idle, strict=True))
+        ]
+        return pad_sequence(lines, batch_first=True, padding_value=NO_ROW) if lines else candidates
 
-    def _select(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best `width` unexpanded beam entries of every lane, int64[n] each: lane and row; marks them expanded."""
+    def _neighbors_of_best(self, chosen: torch.Tensor) -> torch.Tensor:
+        """What the best `width` unexpanded beam entries of every lane link to, int64[n, c]; these are expanded now."""
         lanes = self.lanes
         unexpanded = lanes.unexpanded[chosen]
         best = unexpanded & (unexpanded.cumsum(dim=1) <= lanes.widths[chosen, None])
         lanes.unexpanded[chosen] = unexpanded & ~best
-        which, place = torch.nonzero(best, as_tuple=True)
-        return chosen[which], lanes.beam.rows[chosen[which], place]
+        if not best.any():
+            return torch.full((len(chosen), 0), NO_ROW, dtype=torch.int64, device=chosen.device)
+        parents = lanes.beam.rows[chosen].masked_fill(~best, NO_ROW)[:, : int(best.nonzero()[:, 1].max()) + 1]
+        found = self.index.neighbors[parents].long().masked_fill((parents == NO_ROW)[:, :, None], NO_ROW)
+        return found.flatten(start_dim=1)
+
+    def _others(self, lane: int) -> torch.Tensor:
+        """The seeds of a lane that begins; else a tile of rows, so that nothing stays unseen while there is room."""
+        pending = self.lanes.pending.pop(lane, None)
+        return self._lowest_unvisited(lane) if pending is None else pending
 
     def _lowest_unvisited(self, lane: int) -> torch.Tensor:
-        """One tile of rows for a lane whose frontier is empty though it has room for more: so nothing stays unseen."""
         return torch.nonzero(self.index.live & (self.lanes.marks[lane] == 0))[: tiles.TILE_ROWS, 0]
-
-    def _unvisited(self, pair_lanes: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Drop what is empty, dead, visited or there twice, and group the rest by lane."""
-        lanes = self.lanes
-        wanted = rows != NO_NEIGHBOR
-        wanted &= (self.index.versions[rows] > 0) & (lanes.marks[pair_lanes, rows] & VISITED == 0)
-        pair_lanes, rows = pair_lanes[wanted], rows[wanted]
-        key, order = torch.sort(pair_lanes * len(self.index.versions) + rows, stable=True)
-        first = torch.ones_like(key, dtype=torch.bool)
-        first[1:] = key[1:] != key[:-1]
-        arrival = torch.sort(order[first]).values
-        arrival = arrival[torch.sort(pair_lanes[arrival], stable=True).indices]
-        return pair_lanes[arrival], rows[arrival]
-
-    def _within_budget(self, chosen: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Cut each lane's rows to what is left of its budget, the first to come stay; those are visited from now on."""
-        lanes = self.lanes
-        mine = chosen.cpu().numpy()
-        left = torch.from_numpy(lanes.budgets[mine] - lanes.evaluations[mine]).to(rows.device)
-        places = torch.arange(rows.shape[1], device=rows.device)
-        rows = rows.masked_fill(places >= left[:, None], NO_ROW)
-        line, place = torch.nonzero(rows != NO_ROW, as_tuple=True)
-        lanes.marks[chosen[line], rows[line, place]] |= VISITED
-        return rows
 
     def _score(self, chosen: torch.Tensor, rows: torch.Tensor) -> None:
         """Score all pairs, with gradients for the lanes whose rounds are not over, and merge them."""
-        lanes, index = self.lanes, self.index
-        mine = chosen.cpu().numpy()
-        derive = lanes.rounds[mine] > 0
+        index, users = self.index, self.lanes.users
+        derive = self.lanes.rounds[chosen.cpu().numpy()] > 0
         order = torch.from_numpy(np.argsort(~derive, kind="stable")).to(rows.device)
-        chosen, rows = chosen[order], rows[order]
-        counts = (rows != NO_ROW).sum(dim=1)
-        split = int(derive.sum())
-        scores, gradients = index.metric.score_with_gradients(index.state, rows[:split], lanes.users, chosen[:split])
-        rest = index.metric.score(index.state, rows[split:], lanes.users, chosen[split:])
-        slots = self._keep_gradients(chosen, rows, gradients)
-        entered = self._merge(chosen, torch.cat([scores, rest]), rows, slots).cpu().numpy()
-        mine = chosen.cpu().numpy()
-        lanes.evaluations[mine] += counts.cpu().numpy()
-        lanes.quiet[mine] = np.where(entered, 0, lanes.quiet[mine] + 1)
-
-    def _keep_gradients(self, chosen: torch.Tensor, rows: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-        """Store the gradients float32[d, p, S] of the first d lanes; returns their slots int64[n, p]."""
-        lanes = self.lanes
-        slots = torch.full_like(rows, NO_SLOT)
-        for line, lane in enumerate(chosen[: len(gradients)].tolist()):
-            first = int(lanes.evaluations[lane])
-            count = min(int((rows[line] != NO_ROW).sum()), max(0, SLOTS - first))
-            lanes.gradients[lane, first : first + count] = gradients[line, :count]
-            slots[line, :count] = torch.arange(first, first + count, device=rows.device)
-        return slots
-
-    def _merge(
-        self, chosen: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
-    ) -> torch.Tensor:
-        """Merge new pairs into the beams and the results; returns bool[n], whether a lane's results changed."""
-        lanes = self.lanes
-        walks = torch.from_numpy(lanes.walks).to(rows.device)[chosen]
-        places = lanes.beam.merge(chosen, scores, rows)
-        width = places.shape[1]
-        fresh = (rows != NO_ROW) & walks[:, None]
-        unexpanded = torch.cat([lanes.unexpanded[chosen, :width], fresh], dim=1).gather(1, places)
-        lanes.unexpanded[chosen, :width] = unexpanded & (lanes.beam.rows[chosen, :width] != NO_ROW)
-        lanes.slots[chosen, :width] = torch.cat([lanes.slots[chosen, :width], slots], dim=1).gather(1, places)
-
-        barred = (
-            (rows == NO_ROW) | (lanes.marks[chosen[:, None], rows] & BARRED != 0) | (self.index.versions[rows] <= 0)
-        )
-        scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
-        places = lanes.results.merge(chosen, scores, rows)
-        width = places.shape[1]
-        versions = torch.cat([lanes.result_versions[chosen, :width], self.index.versions[rows]], dim=1)
-        lanes.result_versions[chosen, :width] = versions.gather(1, places)
-        return ((places >= width) & (lanes.results.rows[chosen, :width] != NO_ROW)).any(dim=1)
+        chosen, rows, split = chosen[order], rows[order], int(derive.sum())
+        scores, gradients = index.metric.score_with_gradients(index.state, rows[:split], users, chosen[:split])
+        rest = index.metric.score(index.state, rows[split:], users, chosen[split:])
+        merge(index, self.lanes, chosen, rows, torch.cat([scores, rest]), gradients)
 
     # -- retirement ------------------------------------------------------------------------------------------------
 
@@ -256,28 +198,17 @@ class ParallelSearch:
     def _answer(self, lane: int, stop: Stop) -> Answer:
         """The lane's results, without rows whose item changed or went away since they were scored."""
         lanes = self.lanes
-        rows = lanes.results.rows[lane]
-        same = (rows != NO_ROW) & (lanes.result_versions[lane] == self.index.versions[rows])
+        rows = lanes.results.rows[lane].cpu().numpy()
+        scores = lanes.results.scores[lane].cpu().numpy()
+        versions = lanes.result_versions[lane].cpu().numpy()
+        same = (rows != NO_ROW) & (versions == self.index.versions.cpu().numpy()[rows])
         return Answer(
-            rows=rows[same].cpu().numpy(),
-            scores=lanes.results.scores[lane][same].cpu().numpy(),
+            rows=rows[same],
+            scores=scores[same],
             evaluations=int(lanes.evaluations[lane]),
             steps=int(lanes.steps[lane]),
             stop=stop,
         )
-
-
-def _as_table(chosen: torch.Tensor, pair_lanes: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Pairs grouped by lane, int64[pairs] each, as lines of the lanes chosen: int64[n, p], −1 behind the last."""
-    line_of = torch.full((int(chosen.max()) + 1 if len(chosen) else 0,), NO_ROW, device=rows.device)
-    line_of[chosen] = torch.arange(len(chosen), device=rows.device)
-    lines = line_of[pair_lanes]
-    counts = torch.bincount(lines, minlength=len(chosen))
-    _, group, sizes = torch.unique_consecutive(lines, return_inverse=True, return_counts=True)
-    places = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[group]
-    table = torch.full((len(chosen), int(counts.max()) if len(chosen) else 0), NO_ROW, device=rows.device)
-    table[lines, places] = rows
-    return table
 
 
 def search(index: ItemIndex, queries: list[Query], lanes: int = 64) -> list[Answer]:

@@ -38,7 +38,7 @@ class Tiles:
         joined = torch.full((len(self._kept), TILE_ROWS, *beyond), fill, dtype=values.dtype, device=values.device)
         joined[self._kept] = torch.where(real, values, fill)
         lines, pairs = self._shape
-        return joined.reshape(lines, -1, *beyond)[:, :pairs]
+        return joined.reshape(lines, pairs + -pairs % TILE_ROWS, *beyond)[:, :pairs]
 
 
 def cut(rows: torch.Tensor) -> Tiles:

@@ -12,13 +12,19 @@ from engine.query import Query, SearchParams
 DIMENSIONS = 12
 
 
-def mlp_metric(seed: int = 0) -> MlpMetric:
+def mlp_metric(seed: int = 0, *, compiled: bool = True) -> MlpMetric:
     """A learned metric with random parameters for two behaviours."""
-    rng = np.random.default_rng(seed)
-    return MlpMetric(DIMENSIONS, rng.normal(0, 0.2, (3, 2)).astype(np.float32), touched_bonus=0.4, target=1)
+    code_bias = np.random.default_rng(seed).normal(0, 0.2, (3, 2)).astype(np.float32)
+    return MlpMetric(DIMENSIONS, code_bias, touched_bonus=0.4, target=1, compiled=compiled)
 
 
-METRICS = {"mlp": mlp_metric, "inner_product": lambda: InnerProduct(DIMENSIONS)}
+METRICS = {
+    "mlp": mlp_metric,
+    "inner_product": lambda: InnerProduct(DIMENSIONS),
+    "mlp, plain": lambda: mlp_metric(compiled=False),
+    "inner_product, plain": lambda: InnerProduct(DIMENSIONS, compiled=False),
+}
+"""The kinds of metric, searched in compiled code and in plain torch."""
 
 
 def insert(

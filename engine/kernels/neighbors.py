@@ -3,18 +3,14 @@
 As many threads as torch has, each with a slice of the batch; what is found does not depend on how many.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-
 import numpy as np
 import torch
 
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.kernels import graph
+from engine.kernels.threads import over_lanes
 from engine.neighbors import BEAM, Candidates, Points
 
-_SLICE = 256
 _TARGETS = 256
 _BLOCK = 8192
 
@@ -30,16 +26,23 @@ def exact(
     sizes, mine, used = np.zeros(len(targets), dtype=np.int64), own.numpy(), usable.numpy()
     norms = among.square().sum(dim=1).numpy()
 
-    def take(products: np.ndarray, start: int, first: int, part: slice) -> None:
-        here, block = slice(start + part.start, start + part.stop), slice(first, first + products.shape[1])
+    def take(first: int, last: int, products: np.ndarray, start: int, column: int) -> None:
+        here, block = slice(start + first, start + last), slice(column, column + products.shape[1])
         graph.take_nearest(
-            products[part], norms[block], used[block], mine[here], first, distances[here], rows[here], sizes[here]
+            products[first:last],
+            norms[block],
+            used[block],
+            mine[here],
+            column,
+            distances[here],
+            rows[here],
+            sizes[here],
         )
 
     for start in range(0, len(targets), _TARGETS):
-        for first in range(0, len(among), _BLOCK):
-            products = (targets[start : start + _TARGETS] @ among[first : first + _BLOCK].T).numpy()
-            _shared(partial(take, products, start, first), len(products), _TARGETS // torch.get_num_threads())
+        for column in range(0, len(among), _BLOCK):
+            products = (targets[start : start + _TARGETS] @ among[column : column + _BLOCK].T).numpy()
+            over_lanes(take, len(products), products, start, column)
     found.distances.add_(targets.square().sum(dim=1)[:, None]).clamp_(min=0)
     return found
 
@@ -51,10 +54,11 @@ def walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
     neighbors, entries, wanted = index.neighbors.numpy(), index.seeds.numpy(), targets.contiguous().numpy()
     rows, distances = beam.rows.numpy(), beam.distances.numpy()
 
-    def walk(part: slice) -> None:
+    def walk(first: int, last: int) -> None:
+        part = slice(first, last)
         graph.walk(points, stride, neighbors, entries, wanted[part], distances[part], rows[part])
 
-    _shared(walk, len(targets), _SLICE)
+    over_lanes(walk, len(targets))
     return Candidates(beam.rows[:, :count], beam.distances[:, :count])
 
 
@@ -64,10 +68,11 @@ def pruned(points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, 
     arrays, wanted, near, factor = _arrays(points), rows.numpy(), pool.contiguous().numpy(), np.float32(alpha)
     links, distances = found.rows.numpy(), found.distances.numpy()
 
-    def prune(part: slice) -> None:
+    def prune(first: int, last: int) -> None:
+        part = slice(first, last)
         graph.prune(arrays, wanted[part], near[part], factor, links[part], distances[part])
 
-    _shared(prune, len(rows), _SLICE)
+    over_lanes(prune, len(rows))
     return found
 
 
@@ -87,16 +92,3 @@ def _flat(points: torch.Tensor) -> tuple[np.ndarray, int]:
     rows, width = points.shape
     length = (rows - 1) * points.stride(0) + width
     return points.as_strided((length,), (1,)).numpy(), points.stride(0)
-
-
-def _shared(work: Callable[[slice], None], count: int, at_once: int) -> None:
-    """Do ``work`` for all of ``count`` in slices, on as many threads as torch has."""
-    slices = [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]
-    threads = min(len(slices), torch.get_num_threads())
-    if threads <= 1:
-        for part in slices:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="graph") as pool:
-        for _ in pool.map(work, slices):
-            pass

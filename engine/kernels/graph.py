@@ -81,7 +81,7 @@ def take_nearest(products, norms, usable, own, first, distances, rows, sizes):
 def walk(points, stride, neighbors, entries, targets, distances, rows):
     """For each target the nearest rows that a best-first walk of the graph from the entries comes to.
 
-    points: float32[≥ rows · stride]. neighbors: int32[rows, R]. entries: int64[e]. targets: float32[n, G].
+    points: float32[≥ rows · stride]. neighbors: int32[rows, R]. entries: int32[e]. targets: float32[n, G].
     distances, rows: float32 and int32[n, beam], filled with inf and −1, are the beams. Returns evaluations.
     """
     marks = np.zeros(len(neighbors), np.uint8)

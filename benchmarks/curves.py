@@ -1,5 +1,6 @@
 """Recall against queries/s: the rate at a recall, and the drawing."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def rate_at(recall: float, points: Sequence[Point]) -> float | None:
     return math.exp((1 - share) * math.log(below[-1][1]) + share * math.log(above[1]))
 
 
-_COLOURS, _MARKERS, _HIGHLIGHT = ("C0", "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C9"), "os^D", ("C3", "*")
+_COLOURS, _MARKERS = ("C0", "C1", "C2", "C4", "C5", "C6", "C7", "C8", "C9"), "os^D"
+_HIGHLIGHT = ("C3", "*")
 
 
 def draw(curves: Sequence[Curve], prefix: Path, title: str, recall_name: str, lowest: float = 0.5) -> list[Path]:
@@ -57,7 +59,7 @@ def draw(curves: Sequence[Curve], prefix: Path, title: str, recall_name: str, lo
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=recall_name, ylabel="queries/s", yscale="log", xlim=(lowest, 1.005))
-    styles = iter([(colour, marker) for marker in _MARKERS for colour in _COLOURS])
+    styles = zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
     for curve in curves:
         colour, marker = _HIGHLIGHT if curve.highlighted else next(styles)
         style: dict[str, Any] = {"color": colour, "marker": marker}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +18,28 @@ Figures = Mapping[str, float | None]
 """Named results; None for one that was not reached or not measured."""
 
 NOTHING = "–"
+_FILE_WIDTH = 150
 
 
 @dataclass(frozen=True)
 class Report:
     """The result of one benchmark.
 
-    rows: frozen dataclasses of one type, a line of the table each; their fields are its columns.
+    rows: frozen dataclasses of one type, a line of the table each; their fields are its columns. details: more rows,
+    under names of their own, for the JSON only.
     """
 
     title: str
     machine: Machine
     rows: Sequence["DataclassInstance"]
     figures: Figures
+    details: Mapping[str, Sequence["DataclassInstance"]] = field(default_factory=dict)
 
     def print(self, console: Console | None = None) -> None:
         """Show rows and figures on standard output."""
         console = console or Console()
+        if not console.is_terminal:
+            console.width = _FILE_WIDTH
         console.print(table(self.rows, self.title))
         for name, value in self.figures.items():
             console.print(f"  {name} {_shown(value)}", highlight=False)
@@ -42,9 +47,10 @@ class Report:
         console.print(f"  {machine.cpu}, {machine.threads} threads, {machine.commit}, {machine.date}", highlight=False)
 
     def write_json(self, path: Path) -> None:
-        """Write one object: title, machine, rows, and every figure under its own name."""
-        report = {"title": self.title, "machine": asdict(self.machine), "rows": [asdict(row) for row in self.rows]}
-        path.write_text(json.dumps(report | dict(self.figures), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        """Write one object: title, machine, rows, details, and every figure under its own name."""
+        rows = {name: [asdict(row) for row in table] for name, table in {"rows": self.rows, **self.details}.items()}
+        report = {"title": self.title, "machine": asdict(self.machine), **rows, **self.figures}
+        path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def table(rows: Sequence["DataclassInstance"], title: str) -> Table:
@@ -53,7 +59,7 @@ def table(rows: Sequence["DataclassInstance"], title: str) -> Table:
     names = [field.name for field in fields(rows[0])] if rows else []
     for name in names:
         numbers = any(isinstance(getattr(row, name), int | float) for row in rows)
-        drawn.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(name.replace("_", " "), justify="right" if numbers else "left")
     for row in rows:
         drawn.add_row(*(_shown(getattr(row, name)) for name in names))
     return drawn

@@ -3,9 +3,11 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 Run = Callable[[], float]
 """One run of a contestant; returns its seconds."""
@@ -64,12 +66,12 @@ class Stopwatch:
         return seconds
 
 
-def alternate(contestants: Mapping[str, Run], rounds: int = 5, warm_ups: int = 1) -> dict[str, Timing]:
+def alternate(contestants: Mapping[Name, Run], rounds: int = 5, warm_ups: int = 1) -> dict[Name, Timing]:
     """Let contestants take turns, A B C A B C …, after ``warm_ups`` rounds that do not count."""
     for _ in range(warm_ups):
         for run in contestants.values():
             run()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[Name, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             seconds[name].append(run())

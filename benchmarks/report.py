@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: a table on the terminal and one JSON object."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ Figures = Mapping[str, float | None]
 
 NOTHING = "–"
 _FILE_WIDTH = 150
+"""Characters of a line where standard output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class Report:
 
     def print(self, console: Console | None = None) -> None:
         """Show rows and figures on standard output."""
-        console = console or Console()
-        if not console.is_terminal:
-            console.width = _FILE_WIDTH
+        console = console or Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
         console.print(table(self.rows, self.title))
         for name, value in self.figures.items():
             console.print(f"  {name} {_shown(value)}", highlight=False)

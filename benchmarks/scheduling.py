@@ -29,7 +29,7 @@ ONE, FULL, TIMED, OURS = "one at a time", "full batches", "batches with a time-o
 PATIENCES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Time-outs of a batch that are tried, in unloaded median latencies."""
 
-LOADS = (0.2, 0.4, 0.6, 0.8, 0.9)
+LOADS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
 """Offered loads of the drawing, in peaks of the time-out policy; the policies are compared at COMPARED."""
 
 COMPARED, OVERLOAD, TIMEOUT = 0.8, 3.0, 5.0

@@ -122,20 +122,20 @@ class ReferenceMetric:
         """δ float32[n, p]."""
         return self._scored(state, rows, users, lanes, derive=False)[0]
 
-    def score_with_gradients(
+    def score_with_tangents(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ float32[n, p] and ∂δ/∂e_v float32[n, p, 64]."""
+        """δ float32[n, p] and its tangents float32[n, p, 65]."""
         return self._scored(state, rows, users, lanes, derive=True)
 
     def _scored(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, gradients, given = pair_arrays(state, rows, lanes, derive=derive)
+        scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
         columns = tuple(column.numpy() for column in users)
         layers = (self._second, self._second_transposed, self._weights["hidden2_bias"], self._out)
-        over_lanes(score_pairs, len(rows), *given, *columns, *layers, scores, gradients, derive)
-        return torch.from_numpy(scores), torch.from_numpy(gradients)
+        over_lanes(score_pairs, len(rows), *given, *columns, *layers, scores, tangents, derive)
+        return torch.from_numpy(scores), torch.from_numpy(tangents)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -146,9 +146,9 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 @njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp", "nnan"})
 def score_pairs(
     first, last, state, rows, counts, lanes, operands, backs, biases, histories, w2, w2t, b2, out_weight, scores,
-    gradients, derive,
+    tangents, derive,
 ):  # fmt: skip
-    """Scores and, where ``derive``, gradients, as the kernels of `engine.kernels.scoring` give them."""
+    """Scores and, where ``derive``, tangents, as the kernels of `engine.kernels.scoring` give them."""
     dimensions = state.shape[1]
     x = np.zeros((_TILE, dimensions), np.float32)
     z = np.empty((_TILE, operands.shape[2]), np.float32)
@@ -203,5 +203,8 @@ def score_pairs(
                         z[i, j] = d_hidden[i, j] if hidden[i, j] > 0 else np.float32(0)
                 multiply(z, back, g, full)
                 for i in range(size):
+                    intercept = scores[line, start + i]
                     for d in range(dimensions):
-                        gradients[line, start + i, d] = g[i, d]
+                        tangents[line, start + i, d] = g[i, d]
+                        intercept -= g[i, d] * x[i, d]
+                    tangents[line, start + i, dimensions] = intercept

@@ -12,7 +12,7 @@ from engine.query import Query
 NO_ROW = -1
 NO_SLOT = -1
 SLOTS = 256
-"""Gradients that a lane keeps: of the first rows that it scores."""
+"""Tangents that a lane keeps: of the first rows that it scores."""
 
 
 class Stage(IntEnum):
@@ -71,7 +71,7 @@ class Lanes:
     """State of every lane. ``queries[lane]`` is None where a lane is free.
 
     unexpanded: bool[lanes, beam], which beam entries still have neighbours to look at. slots: int64[lanes, beam], where
-    in gradients: float32[lanes, SLOTS, S] an entry's is, or NO_SLOT. marks: uint8[lanes, rows], VISITED and BARRED.
+    in tangents: float32[lanes, SLOTS, S + 1] an entry's is, or NO_SLOT. marks: uint8[lanes, rows], VISITED and BARRED.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -84,7 +84,7 @@ class Lanes:
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
         self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
-        self.gradients = torch.zeros(count, SLOTS, index.state.shape[1], device=device)
+        self.tangents = torch.zeros(count, SLOTS, index.state.shape[1] + 1, device=device)
         self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
         self.evaluations = np.zeros(count, dtype=np.int64)
         self.budgets = np.zeros(count, dtype=np.int64)

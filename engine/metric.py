@@ -46,10 +46,13 @@ class Metric(Protocol):
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p] of rows int64[n, p] for lanes int64[n]; −1, behind the others, is no row: −inf."""
 
-    def score_with_gradients(
+    def score_with_tangents(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and the gradients float32[n, p, S] by the rows' state."""
+        """The same, and tangents float32[n, p, S + 1]: the gradient by the row's state, and an intercept.
+
+        A row of state s near by is worth about gradient · s + intercept.
+        """
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Relevance float32[rows] of every item for a user of whom nothing is known, or None."""
@@ -95,15 +98,15 @@ class VectorMetric:
         cut = tiles.cut(rows)
         return cut.join(self._score_tiles(state[cut.rows], users[0][lanes[cut.lines]]), -torch.inf)
 
-    def score_with_gradients(
+    def score_with_tangents(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Relevance and its gradients."""
+        """Relevance and its tangents."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, users, lanes, derive=True)
-        own = users[0][lanes][:, None, :].expand(*rows.shape, -1)
-        gradients = 2 * (own - state[rows.clamp(min=0)]) if self.squared else own.clone()
-        return self.score(state, rows, users, lanes), gradients
+        own, items = users[0][lanes][:, None, :].expand(*rows.shape, -1), state[rows.clamp(min=0)]
+        scores = self.score(state, rows, users, lanes)
+        return scores, with_intercepts(scores, 2 * (own - items) if self.squared else own, items)
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Nothing is known of an item but its vector."""
@@ -128,9 +131,9 @@ class VectorMetric:
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, gradients, given = pair_arrays(state, rows, lanes, derive=derive)
-        over_lanes(score_vectors, len(rows), self.squared, *given, users[0].numpy(), scores, gradients, derive)
-        return torch.from_numpy(scores), torch.from_numpy(gradients)
+        scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
+        over_lanes(score_vectors, len(rows), self.squared, *given, users[0].numpy(), scores, tangents, derive)
+        return torch.from_numpy(scores), torch.from_numpy(tangents)
 
 
 class InnerProduct(VectorMetric):
@@ -154,11 +157,16 @@ def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
 def pair_arrays(
     state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, *, derive: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """What every kernel takes: scores to fill, −inf so far, gradients to fill, and (state, rows, counts, lanes)."""
+    """What every kernel takes: scores to fill, −inf so far, tangents to fill, and (state, rows, counts, lanes)."""
     pairs = rows.numpy()
     scores = np.full(pairs.shape, -np.inf, np.float32)
-    gradients = np.zeros((*pairs.shape, state.shape[1]) if derive else (0, 0, 0), np.float32)
-    return scores, gradients, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
+    tangents = np.zeros((*pairs.shape, state.shape[1] + 1) if derive else (0, 0, 0), np.float32)
+    return scores, tangents, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
+
+
+def with_intercepts(scores: torch.Tensor, gradients: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Tangents [..., S + 1] of gradients [..., S] at rows of these states [..., S] and scores [...]."""
+    return torch.cat([gradients, (scores - (gradients * states).sum(dim=-1))[..., None]], dim=-1)
 
 
 def query_vector(vector: np.ndarray, dimensions: int) -> torch.Tensor:

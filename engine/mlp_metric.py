@@ -21,7 +21,7 @@ from engine.errors import InvalidColumns
 from engine.kernels.products import PANEL, padded
 from engine.kernels.scoring import score_kernels
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, pair_arrays, query_vector, runs_compiled
+from engine.metric import Users, pair_arrays, query_vector, runs_compiled, with_intercepts
 from engine.query import Query
 
 MAX_HISTORY = 127
@@ -110,10 +110,10 @@ class MlpMetric:
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=False)[0]
         return self._plain(state, rows, MlpUsers(*users), lanes)[0]
 
-    def score_with_gradients(
+    def score_with_tangents(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ and its gradients: by e_v the mean of the history's vectors by their part in δ, by g_v the prior's part."""
+        """δ and its tangents: by e_v the mean of the history's vectors by their part in δ, by g_v the prior's part."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=True)
         return self._plain(state, rows, MlpUsers(*users), lanes)
@@ -121,11 +121,11 @@ class MlpMetric:
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, gradients, given = pair_arrays(state, rows, lanes, derive=derive)
+        scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
         columns = tuple(column.numpy() for column in users)
         weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
-        over_lanes(score_kernels, len(rows), *given, *columns, *weights, scores, gradients, derive)
-        return torch.from_numpy(scores), torch.from_numpy(gradients)
+        over_lanes(score_kernels, len(rows), *given, *columns, *weights, scores, tangents, derive)
+        return torch.from_numpy(scores), torch.from_numpy(tangents)
 
     def _plain(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
@@ -133,40 +133,42 @@ class MlpMetric:
         """One product per tile with its lane's history, tiles with histories of one padded length at a time."""
         cut = tiles.cut(rows)
         scores = torch.empty(cut.rows.shape, device=state.device)
-        gradients = torch.empty(*cut.rows.shape, state.shape[1], device=state.device)
+        tangents = torch.empty(*cut.rows.shape, state.shape[1] + 1, device=state.device)
         by_length: dict[int, list[int]] = defaultdict(list)
         tile_lanes = lanes[cut.lines]
         for tile, needed in enumerate(users.lengths[tile_lanes].tolist()):
             by_length[tiles.operand_length(needed)].append(tile)
         for length, members in by_length.items():
             which = torch.tensor(members, device=state.device)
-            scores[which], gradients[which] = self._score_tiles(
-                state, cut.rows[which], users, tile_lanes[which], length
-            )
-        return cut.join(scores, -torch.inf), cut.join(gradients, 0.0)
+            scores[which], tangents[which] = self._score_tiles(state, cut.rows[which], users, tile_lanes[which], length)
+        return cut.join(scores, -torch.inf), cut.join(tangents, 0.0)
 
     def _score_tiles(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ float32[m, T] and gradients of rows int64[m, T] for histories padded to ``length``."""
+        """δ float32[m, T] and tangents of rows int64[m, T] for histories padded to ``length``."""
         items = state[rows]
         history = users.vectors[lanes, :length, : self.dimensions]
         kernel = torch.bmm(items[:, :, : self.dimensions], history.transpose(1, 2))
         kernel += users.biases[lanes, None, :length]
-        same = rows[:, :, None] == users.rows[lanes, None, :length]
-        kernel.masked_fill_(same, -torch.inf)
         kernel += items[:, :, self._candidate_bias, None]
         prior = items[:, :, self._prior]
+        # An item does not count for itself, but it does for what is close to it: tangents are those of a neighbour.
+        highest = torch.maximum(kernel.amax(dim=2), prior)
+        parts = (kernel - highest[:, :, None]).exp_()
+        every = parts.sum(dim=2) + (prior - highest).exp()
+        parts /= every[:, :, None]
+        same = rows[:, :, None] == users.rows[lanes, None, :length]
+        kernel.masked_fill_(same, -torch.inf)
         peak = torch.maximum(kernel.amax(dim=2), prior)
-        parts = (kernel - peak[:, :, None]).exp_()
-        total = parts.sum(dim=2) + (prior - peak).exp()
+        total = (kernel - peak[:, :, None]).exp_().sum(dim=2) + (prior - peak).exp()
         touched = (same & users.touched[lanes, None, :length]).any(dim=2)
-        parts /= total[:, :, None]
         gradients = torch.zeros(*rows.shape, state.shape[1], device=state.device)
         gradients[:, :, : self.dimensions] = torch.bmm(parts, history)
         gradients[:, :, self._candidate_bias] = parts.sum(dim=2)
         gradients[:, :, self._prior] = 1 - parts.sum(dim=2)
-        return peak + total.log() + self._touched_bonus * touched, gradients
+        tangents = with_intercepts(highest + every.log(), gradients, items)
+        return peak + total.log() + self._touched_bonus * touched, tangents
 
     def _encode_user(self, query: Query, state: torch.Tensor, users: MlpUsers, lane: int) -> None:
         rows = torch.from_numpy(query.history_rows[:MAX_HISTORY]).to(state.device)

@@ -29,21 +29,21 @@ def take(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, candidates: torch
 
 def merge(
     index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor,
-    gradients: torch.Tensor,
+    tangents: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Merge rows int64[n, p] with scores float32[n, p] into lanes int64[n], and the gradients of the first of them.
+    """Merge rows int64[n, p] with scores float32[n, p] into lanes int64[n], and the tangents of the first of them.
 
-    gradients: float32[m ≤ n, p, S]. Counts the evaluations, and the steps in which a lane's results did not change.
+    tangents: float32[m ≤ n, p, S + 1]. Counts the evaluations, and the steps in which a lane's results did not change.
     """
     slots = torch.full_like(rows, NO_SLOT)
     mine = chosen.cpu().numpy()
     if index.sketch is None:
-        _keep_gradients_plain(lanes, chosen, rows, gradients, slots)
+        _keep_tangents_plain(lanes, chosen, rows, tangents, slots)
         entered = _merge_plain(index, lanes, chosen, rows, scores, slots).cpu().numpy()
     else:
         over_lanes(
-            merging.keep_gradients, len(gradients), mine, rows.numpy(), lanes.evaluations, gradients.numpy(),
-            lanes.gradients.numpy(), slots.numpy(),
+            merging.keep_tangents, len(tangents), mine, rows.numpy(), lanes.evaluations, tangents.numpy(),
+            lanes.tangents.numpy(), slots.numpy(),
         )  # fmt: skip
         entered = np.zeros(len(mine), dtype=bool)
         beam, results = lanes.beam, lanes.results
@@ -75,13 +75,13 @@ def _take_plain(
     return rows
 
 
-def _keep_gradients_plain(
-    lanes: Lanes, chosen: torch.Tensor, rows: torch.Tensor, gradients: torch.Tensor, slots: torch.Tensor
+def _keep_tangents_plain(
+    lanes: Lanes, chosen: torch.Tensor, rows: torch.Tensor, tangents: torch.Tensor, slots: torch.Tensor
 ) -> None:
-    for line, lane in enumerate(chosen[: len(gradients)].tolist()):
+    for line, lane in enumerate(chosen[: len(tangents)].tolist()):
         first = int(lanes.evaluations[lane])
-        count = min(int((rows[line] != NO_ROW).sum()), max(0, lanes.gradients.shape[1] - first))
-        lanes.gradients[lane, first : first + count] = gradients[line, :count]
+        count = min(int((rows[line] != NO_ROW).sum()), max(0, lanes.tangents.shape[1] - first))
+        lanes.tangents[lane, first : first + count] = tangents[line, :count]
         slots[line, :count] = torch.arange(first, first + count, device=rows.device)
 
 

@@ -30,9 +30,8 @@ def choose_near(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor) -> torch.T
     elif len(chosen):
         over_lanes(
             kernels.choose_near, len(chosen), chosen.numpy(), lanes.pairs.numpy(), lanes.widths.numpy(),
-            lanes.beam.rows.numpy(), lanes.beam.scores.numpy(), lanes.slots.numpy(), lanes.unexpanded.numpy(),
-            lanes.gradients.numpy(), index.sketch.codes, index.sketch.scales, index.state.numpy(),
-            index.neighbors.numpy(), lanes.marks.numpy(), table.numpy(),
+            lanes.beam.rows.numpy(), lanes.slots.numpy(), lanes.unexpanded.numpy(), lanes.tangents.numpy(),
+            index.sketch.codes, index.sketch.scales, index.neighbors.numpy(), lanes.marks.numpy(), table.numpy(),
         )  # fmt: skip
     return table
 
@@ -60,7 +59,7 @@ def _far_compiled(index: ItemIndex, sketch: Sketch, lanes: Lanes, chosen: torch.
     owners = np.full(places, -1)
     over_lanes(
         kernels.make_centres, len(mine), mine, clusters, _CLUSTER_ROUNDS, lanes.beam.rows.numpy(),
-        lanes.slots.numpy(), lanes.gradients.numpy(), sketch.scales, centres, owners,
+        lanes.slots.numpy(), lanes.tangents.numpy(), sketch.scales, centres, owners,
     )  # fmt: skip
     keep = _EXTRA_FOUND * -(-table.shape[1] // room)
     products, found, sizes = (
@@ -87,10 +86,10 @@ def _near_plain(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, table: tor
         known = lanes.unexpanded[lane] & (lanes.slots[lane] >= 0) & (lanes.beam.rows[lane] != NO_ROW)
         places = torch.nonzero(known)[: int(lanes.widths[lane]), 0]
         lanes.unexpanded[lane, places] = False
-        parents, slopes = lanes.beam.rows[lane, places], lanes.gradients[lane, lanes.slots[lane, places]]
-        neighbors = index.neighbors[parents].long()
-        steps = index.state[neighbors.clamp(min=0)] - index.state[parents][:, None]
-        estimates = lanes.beam.scores[lane, places][:, None] + (steps * slopes[:, None]).sum(dim=2)
+        tangents = lanes.tangents[lane, lanes.slots[lane, places]]
+        neighbors = index.neighbors[lanes.beam.rows[lane, places]].long()
+        states = index.state[neighbors.clamp(min=0)]
+        estimates = (states * tangents[:, None, :-1]).sum(dim=2) + tangents[:, -1:]
         best = torch.full((len(index.versions),), -torch.inf, device=index.device)
         real = neighbors != NO_NEIGHBOR
         best.scatter_reduce_(0, neighbors[real], estimates[real], "amax")
@@ -100,7 +99,7 @@ def _near_plain(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, table: tor
 def _far_plain(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, table: torch.Tensor) -> None:
     for line, lane in enumerate(chosen.tolist()):
         known = (lanes.slots[lane] >= 0) & (lanes.beam.rows[lane] != NO_ROW)
-        slopes = lanes.gradients[lane, lanes.slots[lane][known]]
+        slopes = lanes.tangents[lane, lanes.slots[lane][known], :-1]
         if len(slopes) == 0:
             continue
         centres = _clustered(slopes, int(lanes.clusters[lane]))

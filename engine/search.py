@@ -117,7 +117,7 @@ class ParallelSearch:
         return torch.cat([near, far, other]), torch.cat(rows)
 
     def _fill(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Candidates int64[n, c] before and after the rounds: what is pending, else neighbours of the best, else any."""
+        """Candidates int64[n, c] outside of rounds: what is pending, else neighbours of the best, else any."""
         candidates = self._neighbors_of_best(chosen)
         idle = (candidates == NO_ROW).all(dim=1).tolist() if candidates.shape[1] else [True] * len(chosen)
         lines = [
@@ -147,14 +147,14 @@ class ParallelSearch:
         return torch.nonzero(self.index.live & (self.lanes.marks[lane] == 0))[: tiles.TILE_ROWS, 0]
 
     def _score(self, chosen: torch.Tensor, rows: torch.Tensor) -> None:
-        """Score all pairs, with gradients for the lanes whose rounds are not over, and merge them."""
+        """Score all pairs, with tangents for the lanes whose rounds are not over, and merge them."""
         index, users = self.index, self.lanes.users
         derive = self.lanes.rounds[chosen.cpu().numpy()] > 0
         order = torch.from_numpy(np.argsort(~derive, kind="stable")).to(rows.device)
         chosen, rows, split = chosen[order], rows[order], int(derive.sum())
-        scores, gradients = index.metric.score_with_gradients(index.state, rows[:split], users, chosen[:split])
+        scores, tangents = index.metric.score_with_tangents(index.state, rows[:split], users, chosen[:split])
         rest = index.metric.score(index.state, rows[split:], users, chosen[split:])
-        merge(index, self.lanes, chosen, rows, torch.cat([scores, rest]), gradients)
+        merge(index, self.lanes, chosen, rows, torch.cat([scores, rest]), tangents)
 
     # -- retirement ------------------------------------------------------------------------------------------------
 

@@ -79,8 +79,8 @@ def _place(scores, rows, lane, size, score, row):
 
 
 @njit(nogil=True, cache=True)
-def keep_gradients(first, last, lanes, rows, used, gradients, pool, slots):
-    """Copy gradients float32[n, p, S] of rows int64[n, p] behind the ``used[lane]`` that pool[lane] holds, if they fit.
+def keep_tangents(first, last, lanes, rows, used, tangents, pool, slots):
+    """Copy tangents float32[n, p, S + 1] of rows int64[n, p] behind the used[lane] that pool[lane] holds.
 
     slots: int64[n, p] becomes the place of each.
     """
@@ -91,5 +91,5 @@ def keep_gradients(first, last, lanes, rows, used, gradients, pool, slots):
             if rows[i, p] < 0 or slot >= pool.shape[1]:
                 break
             for d in range(pool.shape[2]):
-                pool[lane, slot, d] = gradients[i, p, d]
+                pool[lane, slot, d] = tangents[i, p, d]
             slots[i, p] = slot

@@ -1,8 +1,8 @@
 """A round's work before its rows are scored, in compiled code: which rows are worth it, lane by lane.
 
 Common arguments: lanes int64[n]; wanted int64[lanes], rows that a lane may score in a round; beam_rows, slots:
-int64[lanes, L] and beam_scores: float32[lanes, L], best first, with the places of their gradients in gradients:
-float32[lanes, slots, S], −1 where there is none; table: int64[n, ≥ wanted], −1 where nothing is written.
+int64[lanes, L], best first, with the places of their tangents in tangents: float32[lanes, slots, S + 1], −1 where
+there is none; table: int64[n, ≥ wanted], −1 where nothing is written.
 """
 
 import numpy as np
@@ -14,8 +14,7 @@ from engine.kernels.tangents import cluster, estimate_neighbors
 
 @njit(nogil=True, cache=True)
 def choose_near(
-    first, last, lanes, wanted, widths, beam_rows, beam_scores, slots, unexpanded, gradients, codes, scales, state,
-    neighbors, marks, table,
+    first, last, lanes, wanted, widths, beam_rows, slots, unexpanded, tangents, codes, scales, neighbors, marks, table
 ):  # fmt: skip
     """The best unmarked neighbours of the best ``widths[lane]`` unexpanded beam entries, by these entries' tangents.
 
@@ -26,8 +25,7 @@ def choose_near(
     while size < 2 * most * neighbors.shape[1]:
         size *= 2
     keys, best = np.empty(size, np.int32), np.empty(size, np.float32)
-    parents, scores = np.empty(most, np.int64), np.empty(most, np.float32)
-    slopes = np.empty((most, gradients.shape[2]), np.float32)
+    parents, planes = np.empty(most, np.int64), np.empty((most, tangents.shape[2]), np.float32)
     for i in range(first, last):
         lane = lanes[i]
         count = 0
@@ -37,34 +35,32 @@ def choose_near(
                 break
             if slot >= 0 and unexpanded[lane, place]:
                 unexpanded[lane, place] = False
-                parents[count], scores[count] = beam_rows[lane, place], beam_scores[lane, place]
-                slopes[count] = gradients[lane, slot]
+                parents[count], planes[count] = beam_rows[lane, place], tangents[lane, slot]
                 count += 1
         estimates, found = np.empty((1, wanted[lane]), np.float32), np.empty((1, wanted[lane]), np.int32)
         if count > 0:
             several = estimate_neighbors(
-                codes, scales, state, neighbors, marks, lane,
-                parents[:count], scores[:count], slopes, keys, best, estimates, found,
+                codes, scales, neighbors, marks, lane, parents[:count], planes, keys, best, estimates, found
             )  # fmt: skip
             for place in range(several):
                 table[i, place] = found[0, place]
 
 
 @njit(nogil=True, cache=True)
-def make_centres(first, last, lanes, clusters, rounds, beam_rows, slots, gradients, scales, centres, owners):
+def make_centres(first, last, lanes, clusters, rounds, beam_rows, slots, tangents, scales, centres, owners):
     """Cluster the gradients of each lane's beam into ``clusters[lane]`` centres.
 
     Lane i's are written to centres: int8[≥ n · C, ≥ S] from place C · i, and owners: int64[≥ n · C] becomes its lane.
     """
     room = clusters[lanes].max()
-    slopes = np.empty((beam_rows.shape[1], gradients.shape[2]), np.float32)
-    middles = np.empty((room, gradients.shape[2]), np.float32)
+    width = tangents.shape[2] - 1
+    slopes, middles = np.empty((beam_rows.shape[1], width), np.float32), np.empty((room, width), np.float32)
     for i in range(first, last):
         lane = lanes[i]
         count = 0
         for place in range(beam_rows.shape[1]):
             if beam_rows[lane, place] >= 0 and slots[lane, place] >= 0:
-                slopes[count] = gradients[lane, slots[lane, place]]
+                slopes[count] = tangents[lane, slots[lane, place], :width]
                 count += 1
         if count > 0:
             made = cluster(slopes[:count], middles[: clusters[lane]], rounds)

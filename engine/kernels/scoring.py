@@ -1,7 +1,8 @@
 """Scores and gradients of pairs in compiled code, a kernel for each kind of metric.
 
 Common arguments: rows int64[n, P], of whose line i the first counts[i] are scored for lane lanes[i]; scores
-float32[n, P] and, where ``derive``, gradients float32[n, P, S], zeros so far, are filled as far.
+float32[n, P] and, where ``derive``, tangents float32[n, P, S + 1], zeros so far, are filled as far: a gradient by the
+state and the intercept, so that a row of state s near by is worth about gradient · s + intercept.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean somethi
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
-def score_vectors(first, last, squared, state, rows, counts, lanes, users, scores, gradients, derive):
+def score_vectors(first, last, squared, state, rows, counts, lanes, users, scores, tangents, derive):
     """Inner products with users float32[lanes, D], or negative squared distances from them."""
     dimensions = users.shape[1]
     for i in range(first, last):
@@ -32,13 +33,15 @@ def score_vectors(first, last, squared, state, rows, counts, lanes, users, score
             if derive:
                 for d in range(dimensions):
                     difference = np.float32(2) * (users[lane, d] - state[row, d])
-                    gradients[i, p, d] = difference if squared else users[lane, d]
+                    tangents[i, p, d] = difference if squared else users[lane, d]
+                    total -= tangents[i, p, d] * state[row, d]
+                tangents[i, p, dimensions] = total
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
 def score_kernels(
     first, last, state, rows, counts, lanes, vectors, operands, biases, histories, touched, lengths,
-    candidate_bias, prior, bonus, scores, gradients, derive,
+    candidate_bias, prior, bonus, scores, tangents, derive,
 ):  # fmt: skip
     """The learned metric: log of a sum of exponentials of products with the lane's history.
 
@@ -52,6 +55,7 @@ def score_kernels(
     x = np.zeros((_TILE, dimensions), np.float32)
     z = np.zeros((_TILE, longest), np.float32)
     g = np.zeros((_TILE, padded_dimensions), np.float32)
+    around = np.zeros(_TILE, np.float32)
     for i in range(first, last):
         lane = lanes[i]
         length = lengths[lane]
@@ -69,36 +73,48 @@ def score_kernels(
             for t in range(size):
                 row = rows[i, start + t]
                 own_bias, popularity = state[row, candidate_bias], state[row, prior]
-                scores[i, start + t] = _log_sum(
+                scores[i, start + t], around[t] = _log_sum(
                     z, t, width, own_bias, popularity, biases, histories, touched, lane, row, bonus
                 )
             if derive:
                 multiply(z, backward, g, full)
                 for t in range(size):
-                    share = np.float32(0)
+                    row, place = rows[i, start + t], start + t
+                    share, intercept = np.float32(0), around[t]
                     for h in range(width):
                         share += z[t, h]
                     for d in range(dimensions):
-                        gradients[i, start + t, d] = g[t, d]
-                    gradients[i, start + t, candidate_bias] = share
-                    gradients[i, start + t, prior] = np.float32(1) - share
+                        tangents[i, place, d] = g[t, d]
+                        intercept -= g[t, d] * state[row, d]
+                    tangents[i, place, candidate_bias] = share
+                    tangents[i, place, prior] = np.float32(1) - share
+                    intercept -= share * state[row, candidate_bias] + (np.float32(1) - share) * state[row, prior]
+                    tangents[i, place, state.shape[1]] = intercept
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE, inline="always")
 def _log_sum(z, t, width, own_bias, prior, biases, histories, touched, lane, row, bonus):
-    """δ of one pair out of its products z[t, :width], which become the weights of the history items in it."""
-    peak = prior
+    """δ of one pair out of its products z[t, :width], which become the weights of the history items; and δ around it.
+
+    An item does not count for itself, but it does for what is close to it: δ around it and the weights are a
+    neighbour's.
+    """
+    peak, own = prior, np.float32(-np.inf)
     extra = np.float32(0)
     for h in range(width):
-        same = histories[lane, h] == row
-        z[t, h] = np.float32(-np.inf) if same else z[t, h] + biases[lane, h] + own_bias
-        if same and touched[lane, h]:
-            extra = bonus
-        peak = max(peak, z[t, h])
-    mass = exp(prior - peak)
+        z[t, h] += biases[lane, h] + own_bias
+        if histories[lane, h] == row:
+            own = max(own, z[t, h])
+            if touched[lane, h]:
+                extra = bonus
+        else:
+            peak = max(peak, z[t, h])
+    highest = max(peak, own)
+    others, every = exp(prior - peak), exp(prior - highest)
     for h in range(width):
-        z[t, h] = exp(z[t, h] - peak)
-        mass += z[t, h]
+        others += exp(z[t, h] - peak) if histories[lane, h] != row else np.float32(0)
+        z[t, h] = exp(z[t, h] - highest)
+        every += z[t, h]
     for h in range(width):
-        z[t, h] /= mass
-    return peak + np.log(mass) + extra
+        z[t, h] /= every
+    return peak + np.log(others) + extra, highest + np.log(every)

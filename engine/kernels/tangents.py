@@ -13,15 +13,13 @@ _FAR = np.float32(3e38)
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(
-    codes, scales, state, neighbors, marks, lane, parents, scores, gradients, keys, best, estimates, found
-):
+def estimate_neighbors(codes, scales, neighbors, marks, lane, parents, tangents, keys, best, estimates, found):
     """Fill ``found`` with the lane's unmarked neighbours of the parents whose estimates are largest; returns how many.
 
     A row that several parents know counts with its largest estimate. codes: int8[N, S] with scales: float32[S], the
-    state in bytes; state: float32[N, S]; neighbors: int32[N, R]; marks: uint8[lanes, N]; parents: int64[P], scores:
-    float32[P], gradients: float32[≥ P, S]; keys: int32[2^b] and best: float32[2^b], scratch of at least twice P·R;
-    estimates: float32[1, m], found: int32[1, m].
+    state in bytes; neighbors: int32[N, R]; marks: uint8[lanes, N]; parents: int64[P], tangents: float32[≥ P, S + 1];
+    keys: int32[2^b] and best: float32[2^b], scratch of at least twice P·R; estimates: float32[1, m] and found:
+    int32[1, m].
     """
     dimensions, degree, mask = codes.shape[1], neighbors.shape[1], len(keys) - 1
     used = np.empty(len(parents) * degree, np.int32)
@@ -40,15 +38,13 @@ def estimate_neighbors(
                 row = neighbors[parents[p + 1], n]
                 prefetch(codes_at + row * dimensions)
                 prefetch(marks_at + row_marks + row)
-        offset = scores[p]
         for d in range(dimensions):
-            slope[d] = gradients[p, d] * scales[d]
-            offset -= gradients[p, d] * state[parent, d]
+            slope[d] = tangents[p, d] * scales[d]
         for n in range(degree):
             row = neighbors[parent, n]
             if row < 0 or marks[lane, row] != 0:
                 continue
-            estimate = offset
+            estimate = tangents[p, dimensions]
             for d in range(dimensions):
                 estimate += slope[d] * np.float32(codes[row, d])
             slot = (row * np.int64(0x9E3779B1) >> 7) & mask

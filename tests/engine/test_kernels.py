@@ -151,18 +151,15 @@ def test_estimates_are_the_tangents_of_the_parents(seed: int, parents: int, want
     neighbors = rng.integers(-1, count, (count, degree)).astype(np.int32)
     marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
     rows = rng.choice(count, parents, replace=False)
-    scores = rng.normal(size=parents).astype(np.float32)
-    gradients = rng.normal(size=(parents, dimensions)).astype(np.float32)
+    tangents = rng.normal(size=(parents, dimensions + 1)).astype(np.float32)
     keys, best = np.empty(256, np.int32), np.empty(256, np.float32)
     estimates, found = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int32)
-    size = estimate_neighbors(
-        codes, scales, vectors, neighbors, marks, 1, rows, scores, gradients, keys, best, estimates, found
-    )
+    size = estimate_neighbors(codes, scales, neighbors, marks, 1, rows, tangents, keys, best, estimates, found)
     expected: dict[int, float] = {}
-    for parent, score, gradient in zip(rows, scores, gradients, strict=True):
+    for parent, tangent in zip(rows, tangents, strict=True):
         for row in neighbors[parent].tolist():
             if row >= 0 and not marks[1, row]:
-                estimate = score + gradient @ (codes[row] * scales - vectors[parent])
+                estimate = tangent[:-1] @ (codes[row] * scales) + tangent[-1]
                 expected[row] = max(expected.get(row, -np.inf), float(estimate))
     best_first = sorted(expected.values(), reverse=True)[:wanted]
     np.testing.assert_allclose(estimates[0, :size], best_first, rtol=1e-4, atol=1e-4)

@@ -60,15 +60,16 @@ def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int
 @given(st.sampled_from(["mlp", "inner_product"]), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_compiled_and_plain_searches_find_the_same(name: str, seed: int) -> None:
-    """Bytes and floats may disagree on a row that is hardly worth it: of the ten best at most one differs."""
+    """Bytes and floats choose other rows where it hardly matters: four of five results are the same, of one score."""
     rng = np.random.default_rng(seed)
-    queries = [random_query(rng, INDEXES[name], SearchParams(pairs=24, clusters=2)) for _ in range(8)]
+    queries = [random_query(rng, INDEXES[name], SearchParams(pairs=24, clusters=2)) for _ in range(12)]
     compiled, plain = search(INDEXES[name], queries), search(INDEXES[f"{name}, plain"], queries)
-    both = [len(np.intersect1d(left.rows, right.rows)) for left, right in zip(compiled, plain, strict=True)]
-    assert sum(both) >= sum(len(answer.rows) for answer in plain) - len(queries)
-    np.testing.assert_allclose(
-        [answer.scores[:1].sum() for answer in compiled], [answer.scores[:1].sum() for answer in plain], rtol=1e-4
-    )
+    shared = 0
+    for left, right in zip(compiled, plain, strict=True):
+        _, mine, theirs = np.intersect1d(left.rows, right.rows, return_indices=True)
+        np.testing.assert_allclose(left.scores[mine], right.scores[theirs], rtol=1e-4, atol=1e-5)
+        shared += len(mine)
+    assert shared >= 0.8 * sum(len(answer.rows) for answer in plain)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 400))

@@ -18,5 +18,11 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("/src/pyproject.toml", "
 COPY . /src
 RUN pip install --no-deps /src && rm -r /src
 
+# What the engine compiles is kept here: now for the CPU at hand, at the first start for another.
+ENV NUMBA_CACHE_DIR=/var/cache/hopstream
+RUN mkdir "$NUMBA_CACHE_DIR" \
+ && python -c 'from engine.metric import InnerProduct; from engine.warm_up import warm_up; warm_up(InnerProduct(64))' \
+ && chown -R 10001:10001 "$NUMBA_CACHE_DIR"
+
 USER 10001:10001
 ENTRYPOINT ["hopstream"]

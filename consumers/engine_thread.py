@@ -20,6 +20,7 @@ from engine.model import Model
 from engine.query import Answer, Query
 from engine.scheduler import Scheduler
 from engine.search import ParallelSearch
+from engine.warm_up import warm_up
 from index_store import Change, GenerationInfo, History, Snapshot
 from messages import MalformedMessage, Recommendations, RecommendRequest, RequestHeaders, ScoredItem, Status
 
@@ -125,6 +126,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
+            warm_up(self._model.metric)
             while self._take_inbox():
                 if not self._scheduler.idle:
                     self._step()

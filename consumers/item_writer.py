@@ -17,6 +17,7 @@ from consumers.state_consumer import StateConsumer
 from consumers.state_handler import Entry
 from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.model import Model
+from engine.warm_up import warm_up
 from index_store import (
     Batch,
     Checkpoint,
@@ -54,6 +55,7 @@ class ItemHandler:
 
     def __init__(self, server: Server, info: GenerationInfo, model: Model, params: GraphParams) -> None:
         info.require_artefact(model.sha256)
+        warm_up(model.metric)
         self._server, self._info, self._model, self._params = server, info, model, params
         self._shards: dict[int, _Shard] = {}
 

@@ -143,7 +143,7 @@ class GraphSettings(_Section):
 
     degree: _Count = 32
     candidates: _Count = 64
-    alpha: Annotated[float, BeforeValidator(_no_flag), Field(ge=1, allow_inf_nan=False)] = 1.2
+    alpha: Annotated[float, BeforeValidator(_no_flag), Field(ge=1, allow_inf_nan=False)] = 1.0
 
 
 class HttpSettings(_Section):

@@ -39,7 +39,7 @@ def test_nothing_set_gives_the_defaults() -> None:
     settings = Settings.load()
     assert settings == Settings()
     assert (settings.index.name, settings.kafka.bootstrap_servers) == ("default", "127.0.0.1:9092")
-    assert (settings.search.beam, settings.worker.default_timeout_ms, settings.graph.alpha) == (64, 10_000, 1.2)
+    assert (settings.search.beam, settings.worker.default_timeout_ms, settings.graph.alpha) == (64, 10_000, 1.0)
 
 
 def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,11 +140,12 @@ class ReferenceMetric:
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    weights: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
+    return weights
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp", "nnan"})
-def score_pairs(
+def score_pairs(  # type: ignore[no-untyped-def]
     first, last, state, rows, counts, lanes, operands, backs, biases, histories, w2, w2t, b2, out_weight, scores,
     tangents, derive,
 ):  # fmt: skip

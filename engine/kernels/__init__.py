@@ -7,8 +7,11 @@ be written, in the folder for temporary files.
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from numba.core import config
+import numba
+
+config: Any = numba.config
 
 _kept_in = [config.CACHE_DIR] if config.CACHE_DIR else [Path(__file__).parent, Path("~").expanduser()]
 if not any(os.access(folder, os.W_OK) for folder in _kept_in):

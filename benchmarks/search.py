@@ -166,7 +166,7 @@ class Bench:
 
 
 def built(metric: ReferenceMetric, vectors: np.ndarray) -> ItemIndex:
-    """An index of these vectors; nothing but the history to start from."""
+    """An index of these vectors, its graph built batch by batch."""
     index = ItemIndex(metric, DEGREE)
     params = GraphParams(candidates=2 * DEGREE)
     for start in range(0, len(vectors), _BATCH):

@@ -2,8 +2,8 @@
 
     δ(u, v) = out · relu(W2 · relu(W1 · [u; e_v; u∘e_v] + b1) + b2) + Σ_h a_h · (A_v e_h) · e_v
 
-with a = softmax_h((A_q e_v) · (A_k e_h) / 8 + bias_h). Folded: what depends on the user alone becomes one matrix of a
-lane, [W1_v + W1_p·diag(u); keys; values] (64 × 192 with its padding), and a pair costs two small products.
+with a = softmax_h((A_q e_v) · (A_k e_h) / 8 + bias_h). Folded: what depends on the user alone becomes the lane's
+matrices W1_v + W1_p·diag(u), keys and values, and a pair costs a few small products.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,17 @@ import torch
 from numba import njit
 from safetensors.numpy import load_file
 
-from engine.kernels.products import ROWS, exp, multiply
+from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, pair_arrays
+from engine.metric import Users, as_arrays, padded_histories, pair_arrays
 from engine.query import Query
 
-HIDDEN, SECOND, HISTORY, KEYS, VALUES, WIDTH = 128, 64, 20, 128, 160, 192
+HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
 PAIR_MULTIPLY_ADDS = 64 * (HIDDEN + 2 * HISTORY) + HIDDEN * SECOND + SECOND
 """Of scoring one pair; its gradient costs as many again, less the last layer's."""
 
 _TILE = 64
+_FAST = {"contract", "reassoc", "nsz", "arcp", "nnan"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +53,65 @@ class Ruler:
 
 
 class ReferenceUsers(NamedTuple):
-    """What the lanes keep of their users.
+    """What the lanes keep of their users: the metric's matrices with the user folded in, and their transposes.
 
-    operand: float32[lanes, 64, 192]. back: float32[lanes, 192, 64], its transpose. bias: float32[lanes, 128] of the
-    first layer. history: float32[lanes, 32], biases of the attention, −inf for padding.
+    hidden: float32[lanes, 64, 128], hidden_back: float32[lanes, 128, 64], hidden_bias: float32[lanes, 128]: the first
+    layer. keys, values: float32[lanes, 64 · 32], of a lane with w history items, padded to a multiple of PANEL, the
+    first 64 · w as [64, w]; keys_back, values_back: float32[lanes, 32, 64]. history_bias: float32[lanes, 32], −inf for
+    padding. widths: int64[lanes], w.
     """
 
-    operand: torch.Tensor
-    back: torch.Tensor
-    bias: torch.Tensor
-    history: torch.Tensor
+    hidden: torch.Tensor
+    hidden_back: torch.Tensor
+    hidden_bias: torch.Tensor
+    keys: torch.Tensor
+    keys_back: torch.Tensor
+    values: torch.Tensor
+    values_back: torch.Tensor
+    history_bias: torch.Tensor
+    widths: torch.Tensor
+
+
+class Layers(NamedTuple):
+    """The metric's weights as its kernels read them; a name that ends in ``across`` is a transpose.
+
+    attention: float32[64, 64], keys to queries, scaled. no_bias: zeros.
+    """
+
+    pooling: np.ndarray
+    user: np.ndarray
+    user_bias: np.ndarray
+    first_of_user: np.ndarray
+    first_of_item: np.ndarray
+    first_of_item_across: np.ndarray
+    first_of_product: np.ndarray
+    first_of_product_across: np.ndarray
+    first_bias: np.ndarray
+    attention: np.ndarray
+    attention_across: np.ndarray
+    value: np.ndarray
+    value_across: np.ndarray
+    attention_bias: np.ndarray
+    second: np.ndarray
+    second_across: np.ndarray
+    second_bias: np.ndarray
+    out: np.ndarray
+    no_bias: np.ndarray
+
+    @classmethod
+    def of(cls, weights: dict[str, np.ndarray]) -> "Layers":
+        """Those of a ruler."""
+        of_user, of_item, of_product = np.split(weights["hidden1_weight"], 3, axis=1)
+        attention = weights["attention_query"].T @ weights["attention_key"] / 8
+        second, value = weights["hidden2_weight"], weights["attention_value"].T
+        arrays = (
+            *(weights["pool_logits"].reshape(-1), weights["user_weight"], weights["user_bias"]),
+            *(of_user, of_item, of_item.T, of_product, of_product.T, weights["hidden1_bias"]),
+            *(attention, attention.T, value.T, value, weights["attention_bias"].reshape(-1)),
+            *(second, second.T, weights["hidden2_bias"], weights["out_weight"].reshape(-1)),
+            np.zeros(max(HIDDEN, LONGEST)),
+        )
+        return cls(*(np.ascontiguousarray(array, np.float32) for array in arrays))
 
 
 class ReferenceMetric:
@@ -72,11 +122,8 @@ class ReferenceMetric:
     compiled = True
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
-        self._weights = weights
-        self._second = np.ascontiguousarray(weights["hidden2_weight"])
-        self._second_transposed = np.ascontiguousarray(self._second.T)
-        self._out = np.ascontiguousarray(weights["out_weight"].reshape(-1))
-        self.dimensions = weights["user_weight"].shape[0]
+        self._layers = Layers.of(weights)
+        self.dimensions = len(self._layers.user)
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """The vectors themselves."""
@@ -92,31 +139,15 @@ class ReferenceMetric:
 
     def make_users(self, lanes: int, device: torch.device) -> Users:
         """Columns without a user in any lane."""
-        shapes = ((self.dimensions, WIDTH), (WIDTH, self.dimensions), (HIDDEN,), (VALUES - KEYS,))
-        return ReferenceUsers(*(torch.zeros(lanes, *shape, device=device) for shape in shapes))
+        d, w = self.dimensions, LONGEST
+        shapes = ((d, HIDDEN), (HIDDEN, d), (HIDDEN,), (d * w,), (w, d), (d * w,), (w, d), (w,))
+        columns = (torch.zeros(lanes, *shape, device=device) for shape in shapes)
+        return ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)])
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Fold everything that does not depend on the item."""
-        into = ReferenceUsers(*users)
-        w = self._weights
-        rows = np.full((len(queries), HISTORY), -1)
-        for line, query in enumerate(queries):
-            rows[line, : len(query.history_rows)] = query.history_rows[:HISTORY]
-        real = rows >= 0
-        items = state.numpy()[rows.clip(min=0)]
-        pooling = _softmax(np.where(real, w["pool_logits"].reshape(1, -1), -np.inf))
-        user = (pooling[:, :, None] * items).sum(1) @ w["user_weight"].T + w["user_bias"]
-        of_user, of_item, of_product = np.split(w["hidden1_weight"], 3, axis=1)
-        back = np.zeros((len(queries), WIDTH, self.dimensions), np.float32)
-        back[:, :HIDDEN] = of_item + of_product * user[:, None, :]
-        back[:, KEYS : KEYS + HISTORY] = items @ w["attention_key"].T @ w["attention_query"] / 8
-        back[:, VALUES : VALUES + HISTORY] = items @ w["attention_value"].T
-        bias = np.full((len(queries), VALUES - KEYS), -np.inf, np.float32)
-        bias[:, :HISTORY] = np.where(real, w["attention_bias"].reshape(1, -1), -np.inf)
-        into.back.numpy()[lanes] = back
-        into.operand.numpy()[lanes] = back.transpose(0, 2, 1)
-        into.bias.numpy()[lanes] = user @ of_user.T + w["hidden1_bias"]
-        into.history.numpy()[lanes] = bias
+        histories = padded_histories(queries, HISTORY)
+        over_lanes(fold_users, len(queries), state.numpy(), histories, lanes, self._layers, as_arrays(users))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""
@@ -132,35 +163,76 @@ class ReferenceMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        columns = tuple(column.numpy() for column in users)
-        layers = (self._second, self._second_transposed, self._weights["hidden2_bias"], self._out)
-        over_lanes(score_pairs, len(rows), *given, *columns, *layers, scores, tangents, derive)
+        over_lanes(score_pairs, len(rows), *given, as_arrays(users), self._layers, scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
-    return weights
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def fold_users(first, last, state, histories, lanes, layers, users):  # type: ignore[no-untyped-def]
+    """Write the users of histories int64[n, 20], −1 behind the last, into lanes int64[n] of the users' columns."""
+    dimensions = state.shape[1]
+    items, across = np.zeros((LONGEST, dimensions), np.float32), np.zeros((dimensions, LONGEST), np.float32)
+    pooled, user = np.empty(dimensions, np.float32), np.empty(dimensions, np.float32)
+    for i in range(first, last):
+        lane, length, mass = lanes[i], 0, np.float32(0)
+        items[:] = 0
+        pooled[:] = 0
+        while length < histories.shape[1] and histories[i, length] >= 0:
+            weight = np.exp(layers.pooling[length])
+            for d in range(dimensions):
+                items[length, d] = state[histories[i, length], d]
+                pooled[d] += weight * items[length, d]
+            mass += weight
+            length += 1
+        width = max(PANEL, (length + PANEL - 1) // PANEL * PANEL)
+        users.widths[lane] = width
+        for d in range(dimensions):
+            user[d] = layers.user_bias[d]
+            for e in range(dimensions):
+                user[d] += layers.user[d, e] * pooled[e] / max(mass, np.float32(1e-30))
+        for j in range(HIDDEN):
+            total = layers.first_bias[j]
+            for d in range(dimensions):
+                users.hidden_back[lane, j, d] = layers.first_of_item[j, d] + layers.first_of_product[j, d] * user[d]
+                total += layers.first_of_user[j, d] * user[d]
+            users.hidden_bias[lane, j] = total
+        for d in range(dimensions):
+            for j in range(HIDDEN):
+                users.hidden[lane, d, j] = (
+                    layers.first_of_item_across[d, j] + layers.first_of_product_across[d, j] * user[d]
+                )
+        for h in range(LONGEST):
+            users.history_bias[lane, h] = layers.attention_bias[h] if h < length else np.float32(-np.inf)
+        history = across.reshape(-1)[: dimensions * width].reshape((dimensions, width))
+        for h in range(width):
+            for d in range(dimensions):
+                history[d, h] = items[h, d]
+        size = dimensions * width
+        multiply(
+            layers.attention, history, layers.no_bias, users.keys[lane, :size].reshape((dimensions, width)), dimensions
+        )
+        multiply(items, layers.attention_across, layers.no_bias, users.keys_back[lane], width)
+        multiply(
+            layers.value, history, layers.no_bias, users.values[lane, :size].reshape((dimensions, width)), dimensions
+        )
+        multiply(items, layers.value_across, layers.no_bias, users.values_back[lane], width)
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp", "nnan"})
-def score_pairs(  # type: ignore[no-untyped-def]
-    first, last, state, rows, counts, lanes, operands, backs, biases, histories, w2, w2t, b2, out_weight, scores,
-    tangents, derive,
-):  # fmt: skip
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, tangents, derive):  # type: ignore[no-untyped-def]
     """Scores and, where ``derive``, tangents, as the kernels of `engine.kernels.scoring` give them."""
     dimensions = state.shape[1]
     x = np.zeros((_TILE, dimensions), np.float32)
-    z = np.empty((_TILE, operands.shape[2]), np.float32)
-    hidden = np.empty((_TILE, HIDDEN), np.float32)
-    second = np.empty((_TILE, SECOND), np.float32)
-    d_hidden = np.empty((_TILE, HIDDEN), np.float32)
-    g = np.empty((_TILE, dimensions), np.float32)
-    weights = np.empty(VALUES - KEYS, np.float32)
+    hidden, second = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, SECOND), np.float32)
+    weights, values = np.zeros(_TILE * LONGEST, np.float32), np.zeros(_TILE * LONGEST, np.float32)
+    attention = np.empty(_TILE, np.float32)
+    d_hidden, g = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, dimensions), np.float32)
     for line in range(first, last):
         lane = lanes[line]
-        operand, back = operands[lane], backs[lane]
+        width = users.widths[lane]
+        keys = users.keys[lane, : dimensions * width].reshape((dimensions, width))
+        value = users.values[lane, : dimensions * width].reshape((dimensions, width))
+        a, v = weights[: _TILE * width].reshape((_TILE, width)), values[: _TILE * width].reshape((_TILE, width))
         for start in range(0, counts[line], _TILE):
             size = min(_TILE, counts[line] - start)
             full = (size + ROWS - 1) // ROWS * ROWS
@@ -168,44 +240,56 @@ def score_pairs(  # type: ignore[no-untyped-def]
                 row = rows[line, start + i]
                 for d in range(dimensions):
                     x[i, d] = state[row, d]
-            multiply(x, operand, z, full)
-            for i in range(size):
+            multiply(x, users.hidden[lane], users.hidden_bias[lane], hidden, full)
+            multiply(x, keys, users.history_bias[lane], a, full)
+            multiply(x, value, layers.no_bias, v, full)
+            for i in range(full):
                 for j in range(HIDDEN):
-                    hidden[i, j] = max(z[i, j] + biases[lane, j], np.float32(0))
-            multiply(hidden, w2t, second, full)
+                    hidden[i, j] = max(hidden[i, j], np.float32(0))
+            multiply(hidden, layers.second_across, layers.second_bias, second, full)
+            _attend(a, v, attention)
             for i in range(size):
-                total = np.float32(0)
+                total = attention[i]
                 for j in range(SECOND):
-                    total += max(second[i, j] + b2[j], np.float32(0)) * out_weight[j]
-                peak = np.float32(-1e30)
-                for h in range(VALUES - KEYS):
-                    weights[h] = z[i, KEYS + h] + histories[lane, h]
-                    peak = max(peak, weights[h])
-                mass = np.float32(0)
-                for h in range(VALUES - KEYS):
-                    weights[h] = exp(weights[h] - peak)
-                    mass += weights[h]
-                attention = np.float32(0)
-                for h in range(VALUES - KEYS):
-                    weights[h] /= mass
-                    attention += weights[h] * z[i, VALUES + h]
-                scores[line, start + i] = total + attention
-                if derive:
-                    for h in range(VALUES - KEYS):
-                        value = z[i, VALUES + h]
-                        z[i, VALUES + h] = weights[h]
-                        z[i, KEYS + h] = weights[h] * (value - attention)
-                    for j in range(SECOND):
-                        second[i, j] = out_weight[j] if second[i, j] + b2[j] > 0 else np.float32(0)
+                    total += max(second[i, j], np.float32(0)) * layers.out[j]
+                scores[line, start + i] = total
             if derive:
-                multiply(second, w2, d_hidden, full)
-                for i in range(size):
+                for i in range(full):
+                    for j in range(SECOND):
+                        second[i, j] = layers.out[j] if second[i, j] > 0 else np.float32(0)
+                multiply(second, layers.second, layers.no_bias, d_hidden, full)
+                for i in range(full):
                     for j in range(HIDDEN):
-                        z[i, j] = d_hidden[i, j] if hidden[i, j] > 0 else np.float32(0)
-                multiply(z, back, g, full)
+                        d_hidden[i, j] = d_hidden[i, j] if hidden[i, j] > 0 else np.float32(0)
+                multiply(d_hidden, users.hidden_back[lane], layers.no_bias, g, full)
+                multiply_onto(a, users.values_back[lane, :width], g, full)
+                multiply_onto(v, users.keys_back[lane, :width], g, full)
                 for i in range(size):
                     intercept = scores[line, start + i]
                     for d in range(dimensions):
                         tangents[line, start + i, d] = g[i, d]
                         intercept -= g[i, d] * x[i, d]
                     tangents[line, start + i, dimensions] = intercept
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def _attend(a, v, attention):  # type: ignore[no-untyped-def]
+    """Attention of every row of a tile: logits a[i] become weights, values v[i] the logits' derivatives."""
+    every = a.reshape(-1)
+    for i in range(len(a)):
+        peak = a[i, 0]
+        for h in range(a.shape[1]):
+            peak = max(peak, a[i, h])
+        for h in range(a.shape[1]):
+            a[i, h] -= peak
+    for place in range(len(every)):  # all of them in one loop, long enough for whole vectors
+        every[place] = exp(every[place])
+    for i in range(len(a)):
+        mass, total = np.float32(0), np.float32(0)
+        for h in range(a.shape[1]):
+            mass += a[i, h]
+            total += a[i, h] * v[i, h]
+        attention[i] = total / mass
+        for h in range(a.shape[1]):
+            a[i, h] /= mass
+            v[i, h] = a[i, h] * (v[i, h] - attention[i])

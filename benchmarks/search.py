@@ -144,7 +144,7 @@ class Bench:
         self.neighbors.set_ef(max(count, 64))
         candidates = torch.from_numpy(self.neighbors.knn_query(self.means, k=count)[0].astype(np.int64))
         users = self.metric.make_users(len(candidates), torch.device("cpu"))
-        self.metric.encode_users(self.queries(SearchParams()), self.index.state, users, range(len(candidates)))
+        self.metric.encode_users(self.queries(SearchParams()), self.index.state, users, np.arange(len(candidates)))
         scores = self.metric.score(self.index.state, candidates, users, torch.arange(len(candidates)))
         found = candidates.gather(1, scores.topk(K, dim=1).indices).numpy()
         # What the walk itself multiplies hnswlib does not tell; it is left out, in its favour.
@@ -160,7 +160,7 @@ class Bench:
         halves = torch.nn.functional.pad(rows, (0, rows.shape[1] % THREADS), value=-1).reshape(THREADS, -1)
         users = self.metric.make_users(THREADS, torch.device("cpu"))
         query = Query(history_rows=self.histories[line], history_codes=np.zeros(len(self.histories[line]), np.int8))
-        self.metric.encode_users([query] * THREADS, self.index.state, users, range(THREADS))
+        self.metric.encode_users([query] * THREADS, self.index.state, users, np.arange(THREADS))
         scores = self.metric.score(self.index.state, halves, users, torch.arange(THREADS)).reshape(1, -1)
         return scores[:, : rows.shape[1]].topk(K, dim=1).indices.numpy()
 

@@ -1,18 +1,24 @@
 """The running batch: what every lane holds between two steps."""
 
+from collections.abc import Sequence
 from enum import IntEnum
+from math import inf
+from operator import attrgetter
 
 import numpy as np
 import torch
 
 from engine.index import ItemIndex
+from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED
 from engine.query import Query
 
 NO_ROW = -1
 NO_SLOT = -1
-SLOTS = 256
-"""Tangents that a lane keeps: of the first rows that it scores."""
+MOST_SLOTS = 4_096
+"""Tangents that a lane keeps at most: those of the first rows that it scores."""
+
+_PARAMS = attrgetter("k", "beam", "width", "pairs", "clusters", "rounds", "budget")
 
 
 class Stage(IntEnum):
@@ -33,45 +39,51 @@ class Ranking:
     def __init__(self, lanes: int, device: torch.device) -> None:
         self.scores = torch.full((lanes, 0), -torch.inf, device=device)
         self.rows = torch.full((lanes, 0), NO_ROW, dtype=torch.int64, device=device)
-        self.sizes = torch.zeros(lanes, dtype=torch.int64, device=device)
+        self.sizes = np.zeros(lanes, dtype=np.int64)
 
-    def open_lane(self, lane: int, size: int) -> None:
-        """Empty one lane and let it hold ``size`` rows from now on."""
-        missing = size - self.scores.shape[1]
+    def open(self, lanes: np.ndarray, sizes: np.ndarray) -> None:
+        """Empty lanes int64[n] and let each hold so many rows from now on."""
+        missing = int(sizes.max(initial=0)) - self.scores.shape[1]
         if missing > 0:
             self.scores = torch.nn.functional.pad(self.scores, (0, missing), value=-torch.inf)
             self.rows = torch.nn.functional.pad(self.rows, (0, missing), value=NO_ROW)
-        self.scores[lane] = -torch.inf
-        self.rows[lane] = NO_ROW
-        self.sizes[lane] = size
+        chosen = torch.from_numpy(lanes).to(self.rows.device)
+        self.scores[chosen] = -torch.inf
+        self.rows[chosen] = NO_ROW
+        self.sizes[lanes] = sizes
 
-    def merge(self, lanes: torch.Tensor, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def merge(self, lanes: np.ndarray, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Take new rows in: lanes int64[a], scores float32[a, m], rows int64[a, m] (−1 and −inf for none).
 
         Returns places int64[a, width]: where each kept entry stood before in [old | new], the old ``width`` wide.
         """
+        chosen = torch.from_numpy(lanes).to(rows.device)
+        sizes = torch.from_numpy(self.sizes[lanes]).to(rows.device)
         width = int(self.sizes[lanes].max())
-        all_scores = torch.cat([self.scores[lanes, :width], scores], dim=1)
-        all_rows = torch.cat([self.rows[lanes, :width], rows], dim=1)
+        all_scores = torch.cat([self.scores[chosen, :width], scores], dim=1)
+        all_rows = torch.cat([self.rows[chosen, :width], rows], dim=1)
         by_row = all_rows.argsort(dim=1, stable=True)
         by_score = all_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
         places = by_row.gather(1, by_score)[:, :width]
-        beyond = torch.arange(width, device=lanes.device)[None, :] >= self.sizes[lanes, None]
+        beyond = torch.arange(width, device=rows.device)[None, :] >= sizes[:, None]
         kept = all_scores.gather(1, places).masked_fill_(beyond, -torch.inf)
-        self.scores[lanes, :width] = kept
-        self.rows[lanes, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
+        self.scores[chosen, :width] = kept
+        self.rows[chosen, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
         return places
 
-    def full(self) -> torch.Tensor:
-        """bool[lanes]: which lanes have no empty place."""
-        return (self.rows != NO_ROW).sum(dim=1) >= self.sizes
+    def full(self, lanes: np.ndarray) -> np.ndarray:
+        """bool[n]: which of the lanes int64[n] have no empty place."""
+        last = torch.from_numpy(np.stack([lanes, self.sizes[lanes] - 1])).to(self.rows.device)
+        filled: np.ndarray = (self.rows[last[0], last[1]] != NO_ROW).cpu().numpy()
+        return filled
 
 
 class Lanes:
     """State of every lane. ``queries[lane]`` is None where a lane is free.
 
-    unexpanded: bool[lanes, beam], which beam entries still have neighbours to look at. slots: int64[lanes, beam], where
-    in tangents: float32[lanes, SLOTS, S + 1] an entry's is, or NO_SLOT. marks: uint8[lanes, rows], VISITED and BARRED.
+    On the device: unexpanded bool[lanes, beam], which beam entries still have neighbours to look at; slots int64[lanes,
+    beam], where in tangents float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of
+    these tangents; marks uint8[lanes, rows], VISITED and BARRED. What decides who does what is on the host.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -84,27 +96,43 @@ class Lanes:
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
         self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
-        self.tangents = torch.zeros(count, SLOTS, index.state.shape[1] + 1, device=device)
+        self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
+        self.scored = torch.zeros(count, 0, dtype=torch.int32, device=device)
         self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
-        self.evaluations = np.zeros(count, dtype=np.int64)
-        self.budgets = np.zeros(count, dtype=np.int64)
-        self.widths = torch.zeros(count, dtype=torch.int64, device=device)
-        self.pairs = torch.zeros(count, dtype=torch.int64, device=device)
-        self.clusters = torch.zeros(count, dtype=torch.int64, device=device)
-        self.stages = np.zeros(count, dtype=np.int64)
-        self.rounds = np.zeros(count, dtype=np.int64)
-        self.quiet = np.zeros(count, dtype=np.int64)
-        self.steps = np.zeros(count, dtype=np.int64)
-        self.pending: dict[int, torch.Tensor] = {}
+        self.running = np.zeros(count, dtype=bool)
         self.walks = np.zeros(count, dtype=bool)
+        self.waiting = np.zeros(count, dtype=bool)
+        self.deadlines = np.full(count, inf)
+        self.budgets, self.widths, self.pairs, self.clusters = (np.zeros(count, dtype=np.int64) for _ in range(4))
+        self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
+        self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+        self.pending: dict[int, np.ndarray] = {}
+        # By lane the rows that are barred, None where a filter bars others.
+        self._barred: list[np.ndarray | None] = [np.empty(0, dtype=np.int64)] * count
+        self._columns: LaneColumns | None = None
 
-    def running(self) -> np.ndarray:
-        """int64[n]: the lanes that hold a query."""
-        return np.array([lane for lane, query in enumerate(self.queries) if query is not None], dtype=np.int64)
+    @property
+    def columns(self) -> LaneColumns:
+        """The columns as compiled code wants them."""
+        if self._columns is None:
+            on_device = (
+                *(self.marks, self.scored, self.tangents),
+                *(self.beam.scores, self.beam.rows, self.unexpanded, self.slots),
+                *(self.results.scores, self.results.rows, self.result_versions),
+            )
+            marks, scored, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
+                column.numpy() for column in on_device
+            )
+            self._columns = LaneColumns(
+                *(self.walks, self.budgets, self.widths, self.pairs, self.clusters, self.evaluations),
+                *(marks, scored, tangents, self.beam.sizes, beam_scores, beam_rows, unexpanded, slots),
+                *(self.results.sizes, *results),
+            )
+        return self._columns
 
-    def free(self) -> list[int]:
-        """The lanes that hold none."""
-        return [lane for lane, query in enumerate(self.queries) if query is None]
+    def free(self) -> np.ndarray:
+        """int64[n]: the lanes that hold no query."""
+        return np.flatnonzero(~self.running)
 
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
@@ -114,52 +142,80 @@ class Lanes:
             filtered = [query is not None and query.mask is not None for query in self.queries]
             added = torch.tensor(filtered, device=index.device).to(torch.uint8) * BARRED
             self.marks = torch.cat([self.marks, added[:, None].expand(self.count, missing)], dim=1)
+            self._columns = None
 
-    def admit(self, lane: int, query: Query, seeds: torch.Tensor, *, walks: bool) -> None:
-        """Put a query into a free lane; ``seeds`` int64[s] are what its first step scores.
+    def admit(
+        self, lanes: np.ndarray, queries: Sequence[Query], seeds: Sequence[np.ndarray], walks: np.ndarray
+    ) -> None:
+        """Put queries into free lanes int64[n]; ``seeds`` int64[s] are what the first steps of each score.
 
-        A lane that does not walk scores its seeds and nothing else.
+        A lane that does not walk, bool[n], scores its seeds and nothing else.
         """
-        params = query.params
-        self.queries[lane] = query
-        self.beam.open_lane(lane, params.beam)
-        self.results.open_lane(lane, params.k)
-        self.unexpanded = _widened(self.unexpanded, self.beam.scores.shape[1])
-        self.result_versions = _widened(self.result_versions, self.results.scores.shape[1])
-        self.slots = _widened(self.slots, self.beam.scores.shape[1])
-        self.unexpanded[lane] = False
-        self.slots[lane] = NO_SLOT
-        _mark(self.marks[lane], query)
-        self.evaluations[lane] = self.steps[lane] = 0
-        self.budgets[lane] = params.budget
-        self.widths[lane] = params.width
-        self.pairs[lane] = max(params.pairs, params.k)
-        self.clusters[lane] = params.clusters
-        self.stages[lane] = Stage.SEEDS
-        self.rounds[lane] = params.rounds if walks else 0
-        self.quiet[lane] = 0
-        self.walks[lane] = walks
-        self.pending[lane] = seeds
+        k, beam, widths, pairs, clusters, rounds, budgets = np.array([_PARAMS(query.params) for query in queries]).T
+        pairs = np.maximum(pairs, k)
+        self._reserve(int(beam.max()), int(k.max()), max(map(len, seeds)) + int((rounds * pairs).max()))
+        self.beam.open(lanes, beam)
+        self.results.open(lanes, k)
+        self.budgets[lanes], self.widths[lanes], self.pairs[lanes], self.clusters[lanes] = (
+            budgets,
+            widths,
+            pairs,
+            clusters,
+        )
+        self.rounds[lanes] = np.where(walks, rounds, 0)
+        self.walks[lanes], self.running[lanes] = walks, True
+        self.steps[lanes] = self.quiet[lanes] = 0
+        self.stages[lanes] = Stage.SEEDS
+        for lane, query, rows in zip(lanes.tolist(), queries, seeds, strict=True):
+            self._mark(lane, query)
+            self.queries[lane] = query
+            self.deadlines[lane] = inf if query.deadline is None else query.deadline
+            # Who starts from rows that say nothing of the user looks far first.
+            self.next_stages[lane] = Stage.NEAR if len(query.history_rows) else Stage.FAR
+            self.pending[lane] = rows
+        self.waiting[lanes] = True
+        self.evaluations[lanes] = 0
 
-    def release(self, lane: int) -> None:
-        """Free a lane."""
-        self.queries[lane] = None
-        self.pending.pop(lane, None)
+    def release(self, lanes: Sequence[int] | np.ndarray) -> None:
+        """Free lanes."""
+        self.running[lanes] = False
+        self.deadlines[lanes] = inf
+        for lane in lanes:
+            self.queries[lane] = None
+            self.pending.pop(int(lane), None)
+
+    def _reserve(self, beam: int, k: int, scored: int) -> None:
+        """Widen the columns for what comes."""
+        self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
+        self.result_versions = _widened(self.result_versions, k)
+        self.scored = _widened(self.scored, min(scored, MOST_SLOTS))
+        missing = self.scored.shape[1] - self.tangents.shape[1]
+        if missing > 0:
+            self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
+        self._columns = None
+
+    def _mark(self, lane: int, query: Query) -> None:
+        """Bar what the query's filter leaves out and what it excludes; nothing else stays marked.
+
+        A catalogue is large and a search touches little of it: where that is known, only that is wiped.
+        """
+        barred, scored = self._barred[lane], int(self.evaluations[lane])
+        on_cpu = self.marks.device.type == "cpu"
+        marks = self.marks.numpy()[lane] if on_cpu else np.zeros(self.marks.shape[1], np.uint8)
+        if barred is None or scored > self.scored.shape[1]:
+            marks[:] = 0
+        elif on_cpu:
+            marks[self.scored.numpy()[lane, :scored]] = 0
+            marks[barred] = 0
+        if query.mask is not None:
+            marks[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
+            marks[len(query.mask) :] = BARRED
+        marks[query.excluded] = BARRED
+        self._barred[lane] = query.excluded if query.mask is None else None
+        if not on_cpu:
+            self.marks[lane] = torch.from_numpy(marks)
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:
-    return torch.nn.functional.pad(column, (0, width - column.shape[1]))
-
-
-def _mark(marks: torch.Tensor, query: Query) -> None:
-    """Bar in uint8[rows] what the query's filter leaves out and what it excludes; nothing else stays marked."""
-    if query.mask is None:
-        fresh = np.zeros(len(marks), np.uint8)
-    else:
-        fresh = np.full(len(marks), BARRED, np.uint8)
-        fresh[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
-    fresh[query.excluded] = BARRED
-    if marks.device.type == "cpu":
-        marks.numpy()[:] = fresh  # torch would share a copy this small out over threads
-    else:
-        marks.copy_(torch.from_numpy(fresh))
+    missing = width - column.shape[1]
+    return torch.nn.functional.pad(column, (0, missing)) if missing > 0 else column

@@ -5,7 +5,7 @@ admission; ``score`` is what remains for a pair.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ class Metric(Protocol):
     def make_users(self, lanes: int, device: torch.device) -> Users:
         """Columns for so many lanes, without a user in any."""
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
-        """Write the user of each query into its lane; ``state`` is the index's, to look history rows up in."""
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
+        """Write the user of each query into its lane of int64[n]; ``state`` is the index's, to look history up in."""
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p] of rows int64[n, p] for lanes int64[n]; −1, behind the others, is no row: −inf."""
@@ -86,10 +86,10 @@ class VectorMetric:
         """One vector a lane, float32[lanes, D]."""
         return (torch.zeros(lanes, self.dimensions, device=device),)
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        for query, lane in zip(queries, lanes, strict=True):
-            users[0][lane] = self._user_vector(query, state)
+        vectors = torch.stack([self._user_vector(query, state) for query in queries])
+        users[0][torch.from_numpy(lanes).to(state.device)] = vectors
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""
@@ -154,13 +154,28 @@ def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
     return metric.compiled and state.device.type == "cpu"
 
 
+def as_arrays(users: Users) -> Any:
+    """The same columns, of the same named tuple, as compiled code reads them."""
+    arrays = [column.numpy() for column in users]
+    return type(users)(*arrays) if hasattr(users, "_fields") else tuple(arrays)
+
+
+def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
+    """History rows int64[n, longest] of the queries, the newest of each, −1 behind the last."""
+    rows = np.full((len(queries), longest), -1)
+    for line, query in zip(rows, queries, strict=True):
+        history = query.history_rows[:longest]
+        line[: len(history)] = history
+    return rows
+
+
 def pair_arrays(
     state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, *, derive: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     """What every kernel takes: scores to fill, −inf so far, tangents to fill, and (state, rows, counts, lanes)."""
     pairs = rows.numpy()
     scores = np.full(pairs.shape, -np.inf, np.float32)
-    tangents = np.zeros((*pairs.shape, state.shape[1] + 1) if derive else (0, 0, 0), np.float32)
+    tangents = np.empty((*pairs.shape, state.shape[1] + 1) if derive else (0, 0, 0), np.float32)
     return scores, tangents, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
 
 

@@ -18,10 +18,19 @@ import torch
 from engine import tiles
 from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
+from engine.kernels.histories import fold_histories
 from engine.kernels.products import PANEL, padded
 from engine.kernels.scoring import score_kernels
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, pair_arrays, query_vector, runs_compiled, with_intercepts
+from engine.metric import (
+    Users,
+    as_arrays,
+    padded_histories,
+    pair_arrays,
+    query_vector,
+    runs_compiled,
+    with_intercepts,
+)
 from engine.query import Query
 
 MAX_HISTORY = 127
@@ -98,11 +107,14 @@ class MlpMetric:
             lengths=torch.zeros(lanes, dtype=torch.int64, device=device),
         )
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Look the histories up, newest first; a query's own vector counts as one more item."""
         into = MlpUsers(*users)
-        for query, lane in zip(queries, lanes, strict=True):
-            self._encode_user(query, state, into, lane)
+        if runs_compiled(self, state):
+            self._encode_compiled(queries, state, into, lanes)
+        else:
+            for query, lane in zip(queries, lanes.tolist(), strict=True):
+                self._encode_user(query, state, into, lane)
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""
@@ -122,9 +134,9 @@ class MlpMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        columns = tuple(column.numpy() for column in users)
+        columns = as_arrays(users)
         weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
-        over_lanes(score_kernels, len(rows), *given, *columns, *weights, scores, tangents, derive)
+        over_lanes(score_kernels, len(rows), *given, columns, *weights, scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
     def _plain(
@@ -169,6 +181,21 @@ class MlpMetric:
         gradients[:, :, self._prior] = 1 - parts.sum(dim=2)
         tangents = with_intercepts(highest + every.log(), gradients, items)
         return peak + total.log() + self._touched_bonus * touched, tangents
+
+    def _encode_compiled(
+        self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray
+    ) -> None:
+        rows = padded_histories(queries, MAX_HISTORY)
+        codes, own = np.zeros(rows.shape, np.int8), np.zeros((len(queries), self.dimensions), np.float32)
+        for line, query in enumerate(queries):
+            codes[line, : len(query.history_codes[:MAX_HISTORY])] = query.history_codes[:MAX_HISTORY]
+            if query.vector is not None:
+                own[line] = query_vector(query.vector, self.dimensions)
+        has_own = np.array([query.vector is not None for query in queries])
+        biases = (self._code_bias.numpy(), self._history_bias)
+        over_lanes(
+            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, as_arrays(users)
+        )  # fmt: skip
 
     def _encode_user(self, query: Query, state: torch.Tensor, users: MlpUsers, lane: int) -> None:
         rows = torch.from_numpy(query.history_rows[:MAX_HISTORY]).to(state.device)

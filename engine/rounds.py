@@ -1,124 +1,188 @@
-"""Rounds of a search: which rows a lane should score next, judged by the gradients of those that it has scored.
+"""What a step does beside scoring: which rows a lane scores next, and where their scores belong.
 
 *Near*: the graph neighbours of the best, by the first-order estimates of those who know them. *Far*: the rows of the
 whole catalogue that lie farthest in the direction of a few middles of the gradients. By turns they find what a walk
 alone does not reach, for a fraction of its evaluations.
+
+In plain torch, on any device. `engine.kernels.steps` has the same functions in compiled code, for CPUs. Common
+arguments: chosen int64[n], lanes; lines int64[n], the line of each in table: int64[m, p], which is filled with rows to
+score, and counts: int64[m], which says how many. What is chosen is live and unvisited, within the budget, and visited
+from then on.
 """
+
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from engine.index import NO_NEIGHBOR, ItemIndex
-from engine.kernels import rounds as kernels
-from engine.kernels.instructions import CENTRES
-from engine.kernels.products import padded
-from engine.kernels.scan import scan
-from engine.kernels.threads import over_lanes
-from engine.lanes import NO_ROW, Lanes
-from engine.sketch import Sketch
+from engine.kernels.merging import BARRED, VISITED
+from engine.lanes import NO_ROW, NO_SLOT, Lanes
 
-_CLUSTER_ROUNDS = 4
-_EXTRA_FOUND = 2
-"""How many times its share a centre finds, since two may find the same."""
+CLUSTER_ROUNDS = 4
 
 
-def choose_near(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor) -> torch.Tensor:
-    """Rows int64[n, p] for lanes int64[n], −1 for none: neighbours of the best unexpanded entries, now expanded."""
-    table = _table(lanes, chosen)
-    if index.sketch is None:
-        _near_plain(index, lanes, chosen, table)
-    elif len(chosen):
-        over_lanes(
-            kernels.choose_near, len(chosen), chosen.numpy(), lanes.pairs.numpy(), lanes.widths.numpy(),
-            lanes.beam.rows.numpy(), lanes.slots.numpy(), lanes.unexpanded.numpy(), lanes.tangents.numpy(),
-            index.sketch.codes, index.sketch.scales, index.neighbors.numpy(), lanes.marks.numpy(), table.numpy(),
-        )  # fmt: skip
-    return table
+class Choose(Protocol):
+    """Chooses the rows of some lanes' next step."""
+
+    def __call__(
+        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor,
+        counts: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Fill the lanes' lines of the table."""
 
 
-def choose_far(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor) -> torch.Tensor:
-    """Rows int64[n, p] for lanes int64[n], −1 for none: the unmarked rows that clusters of gradients point at."""
-    table = _table(lanes, chosen)
-    if index.sketch is None:
-        _far_plain(index, lanes, chosen, table)
-    elif len(chosen):
-        _far_compiled(index, index.sketch, lanes, chosen, table)
-    return table
+class Rounds(Protocol):
+    """What a search computes with: this module, or `engine.kernels.steps`."""
+
+    choose_given: Choose
+    choose_near: Choose
+    choose_far: Choose
+    choose_linked: Choose
+
+    def merge(
+        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray,
+        scores: torch.Tensor, tangents: torch.Tensor,
+    ) -> np.ndarray:  # fmt: skip
+        """See `merge`."""
 
 
-def _table(lanes: Lanes, chosen: torch.Tensor) -> torch.Tensor:
-    widest = int(lanes.pairs[chosen].max()) if len(chosen) else 0
-    return torch.full((len(chosen), widest), NO_ROW, dtype=torch.int64, device=chosen.device)
+def choose_given(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """Of the rows that the table holds already, as many as ``counts`` says, those that are to be scored."""
+    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
+        counts[line] = _take(index, lanes, lane, table[line], table[line, : counts[line]].clone())
 
 
-def _far_compiled(index: ItemIndex, sketch: Sketch, lanes: Lanes, chosen: torch.Tensor, table: torch.Tensor) -> None:
-    mine, pairs, clusters = chosen.numpy(), lanes.pairs.numpy(), lanes.clusters.numpy()
-    room, threads = int(clusters[mine].max()), torch.get_num_threads()
-    places = padded(len(mine) * room, CENTRES * threads)
-    centres = np.zeros((places, 4 * sketch.groups.shape[1]), np.int8)
-    owners = np.full(places, -1)
-    over_lanes(
-        kernels.make_centres, len(mine), mine, clusters, _CLUSTER_ROUNDS, lanes.beam.rows.numpy(),
-        lanes.slots.numpy(), lanes.tangents.numpy(), sketch.scales, centres, owners,
-    )  # fmt: skip
-    keep = _EXTRA_FOUND * -(-table.shape[1] // room)
-    products, found, sizes = (
-        np.empty((places, keep), np.int32),
-        np.empty((places, keep), np.int32),
-        np.zeros(places, int),
-    )
+def choose_near(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    def scan_part(first: int, last: int) -> None:
-        part = slice(first * CENTRES, last * CENTRES)
-        scan(
-            sketch.groups, index.versions.numpy(), index.rows, centres[part], owners[part], lanes.marks.numpy(),
-            products[part], found[part], sizes[part],
-        )  # fmt: skip
-
-    over_lanes(scan_part, places // CENTRES)
-    given = len(mine) * room
-    over_lanes(kernels.choose_far, len(mine), mine, pairs, owners[:given], found, sizes, table.numpy())
-
-
-def _near_plain(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, table: torch.Tensor) -> None:
-    """The same without compiled code, and with the state as it is instead of in bytes."""
-    for line, lane in enumerate(chosen.tolist()):
-        known = lanes.unexpanded[lane] & (lanes.slots[lane] >= 0) & (lanes.beam.rows[lane] != NO_ROW)
+    What several link to is estimated by the best of them.
+    """
+    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
+        known = lanes.unexpanded[lane] & (lanes.slots[lane] != NO_SLOT) & (lanes.beam.rows[lane] != NO_ROW)
         places = torch.nonzero(known)[: int(lanes.widths[lane]), 0]
         lanes.unexpanded[lane, places] = False
         tangents = lanes.tangents[lane, lanes.slots[lane, places]]
         neighbors = index.neighbors[lanes.beam.rows[lane, places]].long()
         states = index.state[neighbors.clamp(min=0)]
-        estimates = (states * tangents[:, None, :-1]).sum(dim=2) + tangents[:, -1:]
-        best = torch.full((len(index.versions),), -torch.inf, device=index.device)
-        real = neighbors != NO_NEIGHBOR
-        best.scatter_reduce_(0, neighbors[real], estimates[real], "amax")
-        _write_best(table[line], best.masked_fill_(lanes.marks[lane] != 0, -torch.inf), int(lanes.pairs[lane]))
+        estimates = ((states * tangents[:, None, :-1]).sum(dim=2) + tangents[:, -1:]).reshape(-1)
+        rows = neighbors.reshape(-1)
+        real = (rows != NO_NEIGHBOR) & (lanes.marks[lane, rows] == 0) & _first_of_each(rows)
+        rows, estimates = rows[real], estimates[real]
+        best = rows[estimates.argsort(descending=True, stable=True)[: int(lanes.pairs[lane])]]
+        counts[line] = _take(index, lanes, lane, table[line], best)
 
 
-def _far_plain(index: ItemIndex, lanes: Lanes, chosen: torch.Tensor, table: torch.Tensor) -> None:
-    for line, lane in enumerate(chosen.tolist()):
-        known = (lanes.slots[lane] >= 0) & (lanes.beam.rows[lane] != NO_ROW)
+def choose_far(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """The unmarked rows that clusters of the beam's gradients point at, an equal share for each."""
+    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
+        known = (lanes.slots[lane] != NO_SLOT) & (lanes.beam.rows[lane] != NO_ROW)
         slopes = lanes.tangents[lane, lanes.slots[lane][known], :-1]
-        if len(slopes) == 0:
-            continue
-        centres = _clustered(slopes, int(lanes.clusters[lane]))
         barred = (lanes.marks[lane] != 0) | (index.versions <= 0)
+        found = [torch.zeros(0, dtype=torch.int64, device=index.device)]
+        centres = _clustered(slopes, int(lanes.clusters[lane])) if len(slopes) else slopes
         taken = 0
         for number, centre in enumerate(centres):
             share = (int(lanes.pairs[lane]) - taken) // (len(centres) - number)
             products = (index.state @ centre).masked_fill(barred, -torch.inf)
-            found = _write_best(table[line, taken:], products, share)
-            barred[found] = True
-            taken += len(found)
+            best = products.topk(min(share, len(products)))
+            found.append(best.indices[torch.isfinite(best.values)])
+            barred[found[-1]] = True
+            taken += len(found[-1])
+        counts[line] = _take(index, lanes, lane, table[line], torch.cat(found))
 
 
-def _write_best(line: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
-    """Write the rows of the largest finite values, at most ``count``, best first; returns them."""
-    best = values.topk(min(count, len(values)))
-    found = best.indices[torch.isfinite(best.values)]
-    line[: len(found)] = found
-    return found
+def choose_linked(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """A step of the walk: the unvisited neighbours of the best unexpanded beam entries, as many as a round has pairs.
+
+    Where nothing is left to expand, the lowest unvisited rows, so that nothing stays unseen while there is room.
+    """
+    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
+        wanted = min(int(lanes.pairs[lane]), table.shape[1], int(lanes.budgets[lane] - lanes.evaluations[lane]))
+        open_places = torch.nonzero(lanes.unexpanded[lane] & (lanes.beam.rows[lane] != NO_ROW))[:, 0]
+        neighbors = index.neighbors[lanes.beam.rows[lane, open_places]].long()
+        rows = neighbors.reshape(-1)
+        fresh = (rows != NO_NEIGHBOR) & (index.versions[rows] > 0) & (lanes.marks[lane, rows] & VISITED == 0)
+        fresh &= _first_of_each(rows)
+        left = fresh & (fresh.cumsum(dim=0) > wanted)
+        lanes.unexpanded[lane, open_places] = left.reshape(neighbors.shape).any(dim=1)
+        candidates = rows[fresh][:wanted]
+        if len(candidates) == 0:
+            unseen = index.live & (lanes.marks[lane] & VISITED == 0)
+            candidates = torch.nonzero(unseen)[:wanted, 0]
+        counts[line] = _take(index, lanes, lane, table[line], candidates)
+
+
+def merge(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
+    tangents: torch.Tensor,
+) -> np.ndarray:  # fmt: skip
+    """Merge the rows of the table int64[n, p] with scores float32[n, p] into lanes int64[n].
+
+    tangents: float32[m ≤ n, p, S + 1], of the first of them. Counts the evaluations. Returns bool[n], whether a lane's
+    results changed.
+    """
+    places = torch.arange(table.shape[1], device=table.device)
+    real = places < torch.from_numpy(counts).to(table.device)[:, None]
+    rows, scores = table.masked_fill(~real, NO_ROW), scores.masked_fill(~real, -torch.inf)
+    slots = torch.from_numpy(lanes.evaluations[chosen]).to(table.device)[:, None] + places
+    slots = slots.masked_fill(~real | (slots >= lanes.tangents.shape[1]), NO_SLOT)
+    for line, lane in enumerate(chosen[: len(tangents)].tolist()):
+        kept = slots[line] != NO_SLOT
+        lanes.tangents[lane, slots[line][kept]] = tangents[line, kept]
+    lanes.evaluations[chosen] += counts
+    return _merge_lists(index, lanes, chosen, rows, scores, slots)
+
+
+def _merge_lists(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, rows: torch.Tensor, scores: torch.Tensor, slots: torch.Tensor
+) -> np.ndarray:
+    mine = torch.from_numpy(chosen).to(rows.device)
+    walks = torch.from_numpy(lanes.walks[chosen]).to(rows.device)
+    places = lanes.beam.merge(chosen, scores, rows)
+    width = places.shape[1]
+    fresh = (rows != NO_ROW) & walks[:, None]
+    unexpanded = torch.cat([lanes.unexpanded[mine, :width], fresh], dim=1).gather(1, places)
+    lanes.unexpanded[mine, :width] = unexpanded & (lanes.beam.rows[mine, :width] != NO_ROW)
+    lanes.slots[mine, :width] = torch.cat([lanes.slots[mine, :width], slots], dim=1).gather(1, places)
+
+    barred = (rows == NO_ROW) | (lanes.marks[mine[:, None], rows] & BARRED != 0) | (index.versions[rows] <= 0)
+    scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
+    places = lanes.results.merge(chosen, scores, rows)
+    width = places.shape[1]
+    versions = torch.cat([lanes.result_versions[mine, :width], index.versions[rows]], dim=1)
+    lanes.result_versions[mine, :width] = versions.gather(1, places)
+    entered: np.ndarray = ((places >= width) & (lanes.results.rows[mine, :width] != NO_ROW)).any(dim=1).cpu().numpy()
+    return entered
+
+
+def _take(index: ItemIndex, lanes: Lanes, lane: int, line: torch.Tensor, candidates: torch.Tensor) -> int:
+    """Write to the line those of the candidates int64[c] that are to be scored; returns how many."""
+    wanted = (index.versions[candidates] > 0) & (lanes.marks[lane, candidates] & VISITED == 0)
+    wanted &= _first_of_each(candidates)
+    first = int(lanes.evaluations[lane])
+    rows = candidates[wanted][: min(len(line), int(lanes.budgets[lane]) - first)]
+    line[: len(rows)] = rows
+    lanes.marks[lane, rows] |= VISITED
+    kept = rows[: max(0, lanes.scored.shape[1] - first)]
+    lanes.scored[lane, first : first + len(kept)] = kept.int()
+    return len(rows)
+
+
+def _first_of_each(rows: torch.Tensor) -> torch.Tensor:
+    """bool[n]: whether it is the first of its value among rows int64[n]."""
+    ordered, order = rows.sort(stable=True)
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[order[1:]] = ordered[1:] != ordered[:-1]
+    return first
 
 
 def _clustered(slopes: torch.Tensor, clusters: int) -> torch.Tensor:
@@ -130,7 +194,7 @@ def _clustered(slopes: torch.Tensor, clusters: int) -> torch.Tensor:
         if nearest[farthest] == 0:
             break
         centres = torch.cat([centres, slopes[farthest][None]])
-    for _ in range(_CLUSTER_ROUNDS):
+    for _ in range(CLUSTER_ROUNDS):
         owner = (slopes[:, None] - centres[None]).square().sum(dim=2).argmin(dim=1)
         members = torch.nn.functional.one_hot(owner, len(centres)).to(slopes.dtype)
         counts = members.sum(dim=0)

@@ -7,25 +7,32 @@ lane many candidates are expanded at once, across lanes a step is one batch: the
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from engine import tiles
+from engine import rounds as plain
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
+from engine.kernels import steps as compiled
 from engine.lanes import NO_ROW, Lanes, Stage
-from engine.pairs import merge, take
 from engine.query import Answer, Query, SearchParams, Stop
-from engine.rounds import choose_far, choose_near
+from engine.rounds import Rounds
 
 QUIET_ROUNDS = 2
 """A lane ends its rounds early when so many of them, one near and one far, brought nothing new among its results."""
 
 EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
+
+GIVEN_ROWS = 1_024
+"""Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
+scores ten thousand does not keep the others waiting for all of them."""
+
+ENOUGH_SEEDS = 8
+"""A history of so many items is enough to start from; a shorter one gets the index's own seeds beside it."""
 
 
 class ParallelSearch:
@@ -34,8 +41,9 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
+        self._rounds: Rounds = plain if index.sketch is None else compiled
 
-    def admit(self, queries: list[Query]) -> list[int]:
+    def admit(self, queries: Sequence[Query]) -> list[int]:
         """Put queries into free lanes; returns the lane of each.
 
         Raises InvalidQuery for rows that do not exist or when there are more queries than free lanes.
@@ -45,12 +53,15 @@ class ParallelSearch:
             raise InvalidQuery("queries", f"{len(queries)} for {len(free)} free lanes")
         for query in queries:
             self.check(query)
+        chosen = free[: len(queries)]
+        if len(chosen) == 0:
+            return []
         self.lanes.fit(self.index)
-        self.index.metric.encode_users(queries, self.index.state, self.lanes.users, free[: len(queries)])
-        for lane, query in zip(free, queries, strict=False):
-            seeds, walks = self._seeds(query)
-            self.lanes.admit(lane, query, seeds, walks=walks)
-        return free[: len(queries)]
+        self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
+        seeds, walks = zip(*(self._seeds(query) for query in queries), strict=True)
+        self.lanes.admit(chosen, queries, seeds, np.array(walks))
+        numbers: list[int] = chosen.tolist()
+        return numbers
 
     @property
     def free_lanes(self) -> int:
@@ -62,21 +73,20 @@ class ParallelSearch:
 
         A lane whose time is up makes no hop: its best so far is the answer.
         """
-        expired = self._expired()
-        running = self.lanes.running()
-        if len(running) == 0:
+        lanes = self.lanes
+        expired = self._retire(np.flatnonzero(lanes.deadlines <= time.monotonic()), Stop.DEADLINE)
+        chosen, derived = self._running()
+        if len(chosen) == 0:
             return expired
-        self.lanes.fit(self.index)
-        chosen, candidates = self._candidates(running)
-        self._score(chosen, take(self.index, self.lanes, chosen, candidates))
-        self.lanes.steps[running] += 1
-        return expired + self._retire(running)
+        lanes.fit(self.index)
+        table, counts = self._candidates(chosen)
+        entered = self._score(chosen, derived, table, counts)
+        spent, converged = self._advance(chosen, counts, entered)
+        return expired + self._retire(spent, Stop.BUDGET) + self._retire(converged, Stop.CONVERGED)
 
     def cancel(self, lane: int) -> None:
         """Free a lane whose answer nobody wants any more."""
-        self.lanes.release(lane)
-
-    # -- level 1 ---------------------------------------------------------------------------------------------------
+        self.lanes.release([lane])
 
     def check(self, query: Query) -> None:
         """Raise `InvalidQuery` for a query that does not fit this index as it is now."""
@@ -89,126 +99,102 @@ class ParallelSearch:
         if query.mask is not None and len(query.mask) > self.index.rows:
             raise InvalidQuery("mask", f"covers {len(query.mask)} rows of {self.index.rows}")
 
-    def _seeds(self, query: Query) -> tuple[torch.Tensor, bool]:
-        """The rows that the first step scores, and whether the search goes on from there."""
-        index = self.index
+    def _seeds(self, query: Query) -> tuple[np.ndarray, bool]:
+        """The rows that the first steps score, int64[s], and whether the search goes on from there."""
         if query.mask is not None:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
-                return torch.from_numpy(matching).to(index.device), False
-        return torch.cat([torch.from_numpy(query.history_rows).to(index.device), index.seeds]), True
+                return matching, False
+        if len(query.history_rows) >= ENOUGH_SEEDS:
+            return query.history_rows, True
+        return np.concatenate([query.history_rows, self.index.seeds.cpu().numpy()]), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
-    def _candidates(self, running: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What may be scored next: lanes int64[n], each of those running once, and rows int64[n, c], −1 for none."""
-        stages = self.lanes.stages[running]
-        near, far, other = (
-            torch.from_numpy(running[chosen]).to(self.index.device)
-            for chosen in (stages == Stage.NEAR, stages == Stage.FAR, np.isin(stages, (Stage.SEEDS, Stage.FILL)))
-        )
-        tables = [
-            choose_near(self.index, self.lanes, near),
-            choose_far(self.index, self.lanes, far),
-            self._fill(other),
-        ]
-        widest = max(table.shape[1] for table in tables)
-        rows = [torch.nn.functional.pad(table, (0, widest - table.shape[1]), value=NO_ROW) for table in tables]
-        return torch.cat([near, far, other]), torch.cat(rows)
-
-    def _fill(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Candidates int64[n, c] outside of rounds: what is pending, else neighbours of the best, else any."""
-        candidates = self._neighbors_of_best(chosen)
-        idle = (candidates == NO_ROW).all(dim=1).tolist() if candidates.shape[1] else [True] * len(chosen)
-        lines = [
-            self._others(lane) if nothing else candidates[line]
-            for line, (lane, nothing) in enumerate(zip(chosen.tolist(), idle, strict=True))
-        ]
-        return pad_sequence(lines, batch_first=True, padding_value=NO_ROW) if lines else candidates
-
-    def _neighbors_of_best(self, chosen: torch.Tensor) -> torch.Tensor:
-        """What the best `width` unexpanded beam entries of every lane link to, int64[n, c]; these are expanded now."""
+    def _running(self) -> tuple[np.ndarray, int]:
+        """The lanes that make a step, int64[n], first those, so many, whose tangents a later round will want."""
         lanes = self.lanes
-        unexpanded = lanes.unexpanded[chosen]
-        best = unexpanded & (unexpanded.cumsum(dim=1) <= lanes.widths[chosen, None])
-        lanes.unexpanded[chosen] = unexpanded & ~best
-        if not best.any():
-            return torch.full((len(chosen), 0), NO_ROW, dtype=torch.int64, device=chosen.device)
-        parents = lanes.beam.rows[chosen].masked_fill(~best, NO_ROW)[:, : int(best.nonzero()[:, 1].max()) + 1]
-        found = self.index.neighbors[parents].long().masked_fill((parents == NO_ROW)[:, :, None], NO_ROW)
-        return found.flatten(start_dim=1)
+        running = np.flatnonzero(lanes.running)
+        later = lanes.rounds[running] > (lanes.stages[running] != Stage.SEEDS)
+        return np.concatenate([running[later], running[~later]]), int(later.sum())
 
-    def _others(self, lane: int) -> torch.Tensor:
-        """The seeds of a lane that begins; else a tile of rows, so that nothing stays unseen while there is room."""
-        pending = self.lanes.pending.pop(lane, None)
-        return self._lowest_unvisited(lane) if pending is None else pending
+    def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """What each lane scores next: rows int64[n, p], of line i the first counts[i], −1 behind them."""
+        index, lanes = self.index, self.lanes
+        lines = {stage: np.flatnonzero(lanes.stages[chosen] == stage) for stage in Stage}
+        given = [lanes.pending[lane][:GIVEN_ROWS] for lane in chosen[lines[Stage.SEEDS]].tolist()]
+        in_rounds = np.where(lanes.stages[chosen] == Stage.SEEDS, 0, lanes.pairs[chosen])
+        widest = max(int(in_rounds.max()), max(map(len, given), default=0))
+        filled, counts = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), dtype=np.int64)
+        for line, rows in zip(lines[Stage.SEEDS].tolist(), given, strict=True):
+            filled[line, : len(rows)] = rows
+            counts[line] = len(rows)
+        table = torch.from_numpy(filled).to(index.device)
+        for stage, choose in (
+            (Stage.SEEDS, self._rounds.choose_given),
+            (Stage.NEAR, self._rounds.choose_near),
+            (Stage.FAR, self._rounds.choose_far),
+            (Stage.FILL, self._rounds.choose_linked),
+        ):
+            if len(lines[stage]):
+                choose(index, lanes, chosen[lines[stage]], lines[stage], table, counts)
+        return table, counts
 
-    def _lowest_unvisited(self, lane: int) -> torch.Tensor:
-        return torch.nonzero(self.index.live & (self.lanes.marks[lane] == 0))[: tiles.TILE_ROWS, 0]
-
-    def _score(self, chosen: torch.Tensor, rows: torch.Tensor) -> None:
-        """Score all pairs, with tangents for the lanes whose rounds are not over, and merge them."""
+    def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: np.ndarray) -> np.ndarray:
+        """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: bool[n], what it changed."""
         index, users = self.index, self.lanes.users
-        derive = self.lanes.rounds[chosen.cpu().numpy()] > 0
-        order = torch.from_numpy(np.argsort(~derive, kind="stable")).to(rows.device)
-        chosen, rows, split = chosen[order], rows[order], int(derive.sum())
-        scores, tangents = index.metric.score_with_tangents(index.state, rows[:split], users, chosen[:split])
-        rest = index.metric.score(index.state, rows[split:], users, chosen[split:])
-        merge(index, self.lanes, chosen, rows, torch.cat([scores, rest]), tangents)
+        table = table[:, : int(counts.max())]
+        places = torch.arange(table.shape[1], device=table.device)
+        table.masked_fill_(places >= torch.from_numpy(counts).to(table.device)[:, None], NO_ROW)
+        mine = torch.from_numpy(chosen).to(index.device)
+        scores, tangents = index.metric.score_with_tangents(index.state, table[:derived], users, mine[:derived])
+        rest = index.metric.score(index.state, table[derived:], users, mine[derived:])
+        return self._rounds.merge(index, self.lanes, chosen, table, counts, torch.cat([scores, rest]), tangents)
+
+    def _advance(self, chosen: np.ndarray, counts: np.ndarray, entered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Set what every lane does next; returns those that spent their budgets and those that have converged."""
+        lanes, stages = self.lanes, self.lanes.stages[chosen]
+        lanes.steps[chosen] += 1
+        lanes.quiet[chosen] = np.where(entered, 0, lanes.quiet[chosen] + 1)
+        lanes.rounds[chosen] -= (stages == Stage.NEAR) | (stages == Stage.FAR)
+        for lane in chosen[stages == Stage.SEEDS].tolist():
+            lanes.pending[lane] = lanes.pending[lane][GIVEN_ROWS:]
+            lanes.waiting[lane] = len(lanes.pending[lane]) > 0
+        waiting, walks = lanes.waiting[chosen], lanes.walks[chosen]
+        again = walks & ~waiting & (lanes.rounds[chosen] > 0) & (lanes.quiet[chosen] < QUIET_ROUNDS)
+        turned = np.where(stages == Stage.NEAR, Stage.FAR, Stage.NEAR)
+        following = np.where(stages == Stage.SEEDS, lanes.next_stages[chosen], turned)
+        lanes.stages[chosen] = np.where(waiting, Stage.SEEDS, np.where(again, following, Stage.FILL))
+        spent = lanes.evaluations[chosen] >= lanes.budgets[chosen]
+        filling = walks & ~waiting & ~again
+        done = filling & (stages == Stage.FILL) & (counts == 0)
+        done[filling] |= lanes.beam.full(chosen[filling]) & lanes.results.full(chosen[filling])
+        done |= ~walks & ~waiting
+        return chosen[spent], chosen[done & ~spent]
 
     # -- retirement ------------------------------------------------------------------------------------------------
 
-    def _expired(self) -> list[tuple[int, Answer]]:
-        """The lanes whose time is up, freed, with the best that they have."""
-        now = time.monotonic()
-        expired = []
-        for lane, query in enumerate(self.lanes.queries):
-            if query is not None and query.deadline is not None and now >= query.deadline:
-                expired.append((lane, self._answer(lane, Stop.DEADLINE)))
-                self.lanes.release(lane)
-        return expired
-
-    def _retire(self, running: np.ndarray) -> list[tuple[int, Answer]]:
-        """Free the lanes that are done; the others go on to their next stage."""
+    def _retire(self, done: np.ndarray, stop: Stop) -> list[tuple[int, Answer]]:
+        """Free lanes int64[n]; each with its results, less the rows whose item changed or went since it was scored."""
         lanes = self.lanes
-        full = (lanes.beam.full() & lanes.results.full()).cpu().numpy()
-        done = []
-        for lane in running.tolist():
-            stop = self._stop(lane, full=bool(full[lane]))
-            if stop is not None:
-                done.append((lane, self._answer(lane, stop)))
-                lanes.release(lane)
-        return done
-
-    def _stop(self, lane: int, *, full: bool) -> Stop | None:
-        """Why a lane is done, or None: then its next stage is set."""
-        lanes = self.lanes
-        if lanes.evaluations[lane] >= lanes.budgets[lane]:
-            return Stop.BUDGET
-        if not lanes.walks[lane]:
-            return Stop.CONVERGED
-        stage = lanes.stages[lane]
-        lanes.rounds[lane] -= stage != Stage.SEEDS
-        if lanes.rounds[lane] > 0 and lanes.quiet[lane] < QUIET_ROUNDS:
-            lanes.stages[lane] = Stage.FAR if stage == Stage.NEAR else Stage.NEAR
-            return None
-        lanes.stages[lane] = Stage.FILL
-        return Stop.CONVERGED if full or len(self._lowest_unvisited(lane)) == 0 else None
-
-    def _answer(self, lane: int, stop: Stop) -> Answer:
-        """The lane's results, without rows whose item changed or went away since they were scored."""
-        lanes = self.lanes
-        rows = lanes.results.rows[lane].cpu().numpy()
-        scores = lanes.results.scores[lane].cpu().numpy()
-        versions = lanes.result_versions[lane].cpu().numpy()
-        same = (rows != NO_ROW) & (versions == self.index.versions.cpu().numpy()[rows])
-        return Answer(
-            rows=rows[same],
-            scores=scores[same],
-            evaluations=int(lanes.evaluations[lane]),
-            steps=int(lanes.steps[lane]),
-            stop=stop,
-        )
+        if len(done) == 0:
+            return []
+        chosen = torch.from_numpy(done).to(self.index.device)
+        found = lanes.results.rows[chosen]
+        same = (found != NO_ROW) & (lanes.result_versions[chosen] == self.index.versions[found])
+        kept, rows, scores = (column.cpu().numpy() for column in (same, found, lanes.results.scores[chosen]))
+        answers = [
+            Answer(
+                rows=rows[line][kept[line]],
+                scores=scores[line][kept[line]],
+                evaluations=int(lanes.evaluations[lane]),
+                steps=int(lanes.steps[lane]),
+                stop=stop,
+            )
+            for line, lane in enumerate(done.tolist())
+        ]
+        lanes.release(done)
+        return list(zip(done.tolist(), answers, strict=True))
 
 
 def search(index: ItemIndex, queries: list[Query], lanes: int = 64) -> list[Answer]:
@@ -218,7 +204,7 @@ def search(index: ItemIndex, queries: list[Query], lanes: int = 64) -> list[Answ
     owner: dict[int, int] = {}
     waiting = iter(range(len(queries)))
     while len(answers) < len(queries):
-        batch = [number for _, number in zip(running.lanes.free(), waiting, strict=False)]
+        batch = [number for _, number in zip(range(running.free_lanes), waiting, strict=False)]
         owner.update(zip(running.admit([queries[number] for number in batch]), batch, strict=True))
         for lane, answer in running.step():
             answers[owner[lane]] = answer
@@ -230,13 +216,15 @@ def exhaustive(index: ItemIndex, queries: list[Query]) -> list[Answer]:
 
     The same tiles and the same order as the search, so that equal scores compare equal.
     """
-    everything = torch.nonzero(index.versions[: index.rows] > 0)[:, 0]
+    everything = torch.nonzero(index.live[: index.rows])[:, 0].cpu().numpy()
     running = ParallelSearch(index, lanes=1)
     running.lanes.fit(index)
     answers: list[Answer] = []
     for query in queries:
         unlimited = replace(query, params=SearchParams(k=query.params.k, beam=query.params.k))
-        index.metric.encode_users([query], index.state, running.lanes.users, [0])
-        running.lanes.admit(0, unlimited, everything, walks=False)
-        answers.extend(answer for _, answer in running.step())
+        lane = np.zeros(1, dtype=np.int64)
+        index.metric.encode_users([query], index.state, running.lanes.users, lane)
+        running.lanes.admit(lane, [unlimited], [everything], np.zeros(1, dtype=bool))
+        while running.free_lanes == 0:
+            answers.extend(answer for _, answer in running.step())
     return answers

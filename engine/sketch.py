@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.kernels.instructions import LANES
+from engine.kernels.instructions import GROUPS, LANES
 from engine.kernels.products import padded
 from engine.kernels.scan import write_bytes
 
@@ -14,13 +14,13 @@ _HEADROOM = 1.25
 class Sketch:
     """A copy of the state, float32[rows, S], in bytes, each dimension at a scale of its own.
 
-    scales: float32[S], what one step of a byte stands for. codes: int8[capacity, S], row by row, for reading a few.
-    groups: uint8[capacity / LANES, ⌈S / 4⌉, LANES, 4], 128 more than the code, for scanning all.
+    scales: float32[S], what one step of a byte stands for. codes: uint8[capacity, ≥ S], 128 and so many steps, row by
+    row, for reading a few. groups: uint8[≥ capacity / LANES, ⌈S / 4⌉, LANES, 4], the same for scanning all.
     """
 
     def __init__(self, width: int) -> None:
         self.scales = np.full(width, 1e-30, np.float32)
-        self.codes = np.zeros((0, width), np.int8)
+        self.codes = np.zeros((0, padded(width, 4 * LANES)), np.uint8)
         self.groups = np.zeros((0, padded(width, 4) // 4, LANES, 4), np.uint8)
 
     def write(self, state: torch.Tensor, rows: np.ndarray) -> None:
@@ -39,6 +39,6 @@ class Sketch:
     def _reserve(self, capacity: int) -> None:
         if capacity <= len(self.codes):
             return
-        self.codes = np.concatenate([self.codes, np.zeros((capacity - len(self.codes), self.codes.shape[1]), np.int8)])
-        missing = padded(capacity, LANES) // LANES - len(self.groups)
+        self.codes = np.concatenate([self.codes, np.zeros((capacity - len(self.codes), self.codes.shape[1]), np.uint8)])
+        missing = padded(capacity, GROUPS * LANES) // LANES - len(self.groups)
         self.groups = np.concatenate([self.groups, np.full((missing, *self.groups.shape[1:]), 128, np.uint8)])

@@ -203,7 +203,7 @@ class Scratch(NamedTuple):
     """The candidates of one row while links are chosen among them; w: their number, filled up to whole tiles.
 
     block: float32[w, G], their points; across: float32[G, w], the same. norms: float32[w]. products: float32[tile, w],
-    of a tile of them with all. chosen: bool[w]. left_out: uint8[w].
+    of a tile of them with all. chosen: bool[w]. left_out: uint8[w]. nothing: float32[tile], zeros.
     """
 
     block: np.ndarray
@@ -212,6 +212,7 @@ class Scratch(NamedTuple):
     products: np.ndarray
     chosen: np.ndarray
     left_out: np.ndarray
+    nothing: np.ndarray
 
 
 @njit(nogil=True, cache=True)
@@ -224,6 +225,7 @@ def _scratch(candidates, dimensions):
         np.empty((TILE_ROWS, width), np.float32),
         np.empty(width, np.bool_),
         np.empty(width, np.uint8),
+        np.zeros(TILE_COLUMNS, np.float32),
     )
 
 
@@ -270,8 +272,9 @@ def _multiply(scratch, first, count):
     start, across = scratch.block.ctypes.data + 4 * first * dimensions, scratch.across.ctypes.data
     for column in range(first // TILE_COLUMNS * TILE_COLUMNS, count, TILE_COLUMNS):
         multiply_tile(
-            start, dimensions, across + 4 * column, step, scratch.products.ctypes.data + 4 * column, step, dimensions
-        )
+            start, dimensions, across + 4 * column, step, scratch.nothing.ctypes.data, 0,
+            scratch.products.ctypes.data + 4 * column, step, dimensions,
+        )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

@@ -27,6 +27,9 @@ TILE_COLUMNS = 2 * LANES if _FEATURES.get("avx512f") else LANES
 CENTRES = 8
 """Centres that one scan of a group of rows serves."""
 
+GROUPS = 2 if _FEATURES.get("avx512f") else 1
+"""Groups of LANES rows that one step of a scan reads: with CENTRES, as many sums as there are registers for."""
+
 _DOT_BYTES = "llvm.x86.avx512.vpdpbusd.512" if _FEATURES.get("avx512vnni") else None
 
 
@@ -41,19 +44,19 @@ def _at(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
 
 
-def _accumulate(builder: Any, count: Any, zero: Any, places: int, body: Callable[[Any, list[Any]], list[Any]]) -> Any:
-    """A loop over ``count`` ≥ 1 that carries ``places`` vectors, in registers: ``body(i, carried)`` gives the next."""
+def _accumulate(builder: Any, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> Any:
+    """A loop over ``count`` ≥ 1 that carries vectors, in registers: ``body(i, carried)`` gives the next."""
     entry, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.branch(loop)
     builder.position_at_end(loop)
     i = builder.phi(_LONG)
-    carried = [builder.phi(zero.type) for _ in range(places)]
+    carried = [builder.phi(value.type) for value in initial]
     following = body(i, carried)
     next_i = builder.add(i, _LONG(1))
     i.add_incoming(_LONG(0), entry)
     i.add_incoming(next_i, loop)
-    for phi, value in zip(carried, following, strict=True):
-        phi.add_incoming(zero, entry)
+    for phi, value, first in zip(carried, following, initial, strict=True):
+        phi.add_incoming(first, entry)
         phi.add_incoming(value, loop)
     builder.cbranch(builder.icmp_signed("<", next_i, count), loop, done)
     builder.position_at_end(done)
@@ -61,42 +64,46 @@ def _accumulate(builder: Any, count: Any, zero: Any, places: int, body: Callable
 
 
 def _multiplication(across: int) -> Any:
-    """out[TILE_ROWS, across · LANES] = a[TILE_ROWS, depth] · b[depth, across · LANES], all float32.
+    """out[TILE_ROWS, across · LANES] = start + a[TILE_ROWS, depth] · b[depth, across · LANES], all float32.
 
-    A row of the result is summed in the order of the depth, whatever the other rows are: equal rows, equal bits.
+    Row r starts from the vector r · start_stride behind ``start``: a row of biases for all with a stride of 0, or what
+    ``out`` holds. A row of the result is summed in the order of the depth, whatever the other rows are: equal rows,
+    equal bits.
     """
     vector = ir.VectorType(_FLOAT, LANES)
+    tiles = [(row, j) for row in range(TILE_ROWS) for j in range(across)]
 
     def generate(context, builder, signature, arguments):
-        a, a_stride, b, b_stride, out, out_stride, depth = arguments
-        a, b, out = (builder.inttoptr(address, _FLOAT.as_pointer()) for address in (a, b, out))
+        a, a_stride, b, b_stride, start, start_stride, out, out_stride, depth = arguments
+        a, b, start, out = (builder.inttoptr(address, _FLOAT.as_pointer()) for address in (a, b, start, out))
         kind = ir.FunctionType(vector, [vector] * 3)
         fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
 
+        def place(base: Any, stride: Any, row: int, j: int) -> Any:
+            return _at(builder, base, builder.add(builder.mul(_LONG(row), stride), _LONG(j * LANES)), vector)
+
         def body(k: Any, sums: list[Any]) -> list[Any]:
-            start = builder.mul(k, b_stride)
+            first = builder.mul(k, b_stride)
             columns = [
-                builder.load(_at(builder, b, builder.add(start, _LONG(j * LANES)), vector), align=4)
+                builder.load(_at(builder, b, builder.add(first, _LONG(j * LANES)), vector), align=4)
                 for j in range(across)
             ]
             following = []
             for row in range(TILE_ROWS):
-                place = builder.add(builder.mul(_LONG(row), a_stride), k)
-                value = _splat(builder, builder.load(builder.gep(a, [place])))
+                value = builder.load(builder.gep(a, [builder.add(builder.mul(_LONG(row), a_stride), k)]))
+                value = _splat(builder, value)
                 following += [builder.call(fused, [value, columns[j], sums[row * across + j]]) for j in range(across)]
             return following
 
-        zero = ir.Constant(vector, [0.0] * LANES)
-        sums = _accumulate(builder, depth, zero, TILE_ROWS * across, body)
-        for row in range(TILE_ROWS):
-            for j in range(across):
-                place = builder.add(builder.mul(_LONG(row), out_stride), _LONG(j * LANES))
-                builder.store(sums[row * across + j], _at(builder, out, place, vector), align=4)
+        initial = [builder.load(place(start, start_stride, row, j), align=4) for row, j in tiles]
+        sums = _accumulate(builder, depth, initial, body)
+        for (row, j), value in zip(tiles, sums, strict=True):
+            builder.store(value, place(out, out_stride, row, j), align=4)
         return context.get_dummy_value()
 
     @intrinsic
-    def multiply(typing, a, a_stride, b, b_stride, out, out_stride, depth):
-        return types.void(*[types.intp] * 7), generate
+    def multiply(typing, a, a_stride, b, b_stride, start, start_stride, out, out_stride, depth):
+        return types.void(*[types.intp] * 9), generate
 
     return multiply
 
@@ -106,40 +113,70 @@ multiply_column = _multiplication(1)
 
 
 @intrinsic
-def scan_group(
-    typing: Any, group: Any, centres: Any, stride: Any, floors: Any, out: Any, above: Any, quads: Any
+def scan_groups(
+    typing: Any, groups: Any, centres: Any, stride: Any, floors: Any, out: Any, above: Any, quads: Any
 ) -> Any:
-    """Inner products of LANES rows with CENTRES centres, and which of them are above their centre's floor.
+    """Inner products of GROUPS · LANES rows with CENTRES centres, and which of them are above their centre's floor.
 
-    group: uint8[quads, LANES, 4], four dimensions of each row after the other. centres: int8[CENTRES, stride].
-    floors: int32[CENTRES]. out: int32[CENTRES, LANES]. above: uint16[CENTRES], one bit a row.
+    groups: uint8[GROUPS, quads, LANES, 4], four dimensions of each row after the other. centres: int8[CENTRES, stride].
+    floors: int32[CENTRES]. out: int32[GROUPS, CENTRES, LANES]. above: uint16[GROUPS, CENTRES], one bit a row. Returns
+    whether there is any.
     """
     sums_type, bytes_type = ir.VectorType(_INT, LANES), ir.VectorType(_BYTE, 4 * LANES)
+    both = [(g, c) for g in range(GROUPS) for c in range(CENTRES)]
 
     def generate(context, builder, signature, arguments):
-        group, centres, stride, floors, out, above, quads = arguments
-        group, centres = (builder.inttoptr(address, _BYTE.as_pointer()) for address in (group, centres))
+        groups, centres, stride, floors, out, above, quads = arguments
+        groups, centres = (builder.inttoptr(address, _BYTE.as_pointer()) for address in (groups, centres))
         floors, out = (builder.inttoptr(address, _INT.as_pointer()) for address in (floors, out))
         above = builder.inttoptr(above, _SHORT.as_pointer())
 
         def body(quad: Any, sums: list[Any]) -> list[Any]:
-            rows = builder.load(_at(builder, group, builder.mul(quad, _LONG(4 * LANES)), bytes_type), align=1)
-            following = []
+            places = [builder.add(quad, builder.mul(quads, _LONG(g))) for g in range(GROUPS)]
+            rows = [
+                builder.load(_at(builder, groups, builder.mul(place, _LONG(4 * LANES)), bytes_type), align=1)
+                for place in places
+            ]
+            fours = []
             for c in range(CENTRES):
                 place = builder.add(builder.mul(_LONG(c), stride), builder.mul(quad, _LONG(4)))
                 four = _splat(builder, builder.load(_at(builder, centres, place, _INT), align=1))
-                following.append(_dot_quads(builder, sums[c], rows, builder.bitcast(four, bytes_type)))
-            return following
+                fours.append(builder.bitcast(four, bytes_type))
+            return [_dot_quads(builder, sums[g * CENTRES + c], rows[g], fours[c]) for g, c in both]
 
-        sums = _accumulate(builder, quads, ir.Constant(sums_type, [0] * LANES), CENTRES, body)
-        for c in range(CENTRES):
-            floor = _splat(builder, builder.load(builder.gep(floors, [_LONG(c)])))
-            builder.store(sums[c], _at(builder, out, _LONG(c * LANES), sums_type), align=4)
-            bits = builder.bitcast(builder.icmp_signed(">", sums[c], floor), _SHORT)
-            builder.store(bits, builder.gep(above, [_LONG(c)]))
-        return context.get_dummy_value()
+        sums = _accumulate(builder, quads, [ir.Constant(sums_type, [0] * LANES)] * len(both), body)
+        limits = [_splat(builder, builder.load(builder.gep(floors, [_LONG(c)]))) for c in range(CENTRES)]
+        every = _SHORT(0)
+        for (_, c), total, place in zip(both, sums, range(len(both)), strict=True):
+            builder.store(total, _at(builder, out, _LONG(place * LANES), sums_type), align=4)
+            bits = builder.bitcast(builder.icmp_signed(">", total, limits[c]), _SHORT)
+            builder.store(bits, builder.gep(above, [_LONG(place)]))
+            every = builder.or_(every, bits)
+        return builder.icmp_signed("!=", every, _SHORT(0))
 
-    return types.void(*[types.intp] * 7), generate
+    return types.boolean(*[types.intp] * 7), generate
+
+
+@intrinsic
+def dot_bytes(typing: Any, unsigned: Any, signed: Any, length: Any) -> Any:
+    """The inner product, an int32, of uint8[length] and int8[length] at these addresses; a multiple of 4 · LANES ≥ 1."""
+    sums_type, bytes_type = ir.VectorType(_INT, LANES), ir.VectorType(_BYTE, 4 * LANES)
+
+    def generate(context, builder, signature, arguments):
+        unsigned, signed = (builder.inttoptr(address, _BYTE.as_pointer()) for address in arguments[:2])
+
+        def body(i: Any, sums: list[Any]) -> list[Any]:
+            place = builder.mul(i, _LONG(4 * LANES))
+            left, right = (builder.load(_at(builder, base, place, bytes_type), align=1) for base in (unsigned, signed))
+            return [_dot_quads(builder, sums[0], left, right)]
+
+        steps = builder.sdiv(arguments[2], _LONG(4 * LANES))
+        [sums] = _accumulate(builder, steps, [ir.Constant(sums_type, [0] * LANES)], body)
+        kind = ir.FunctionType(_INT, [sums_type])
+        total = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.add.v{LANES}i32")
+        return builder.call(total, [sums])
+
+    return types.int32(*[types.intp] * 3), generate
 
 
 def _dot_quads(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:

@@ -1,95 +1,161 @@
-"""A step's bookkeeping in compiled code: which rows are scored, and where their scores belong."""
+"""A step's bookkeeping in compiled code: which rows are scored, and where their scores belong.
 
+`items` and `lanes` are the columns of `engine.kernels.columns`.
+"""
+
+import numpy as np
 from numba import njit
 
 VISITED, BARRED = 1, 2
 """Bits of a mark: the row was scored, it may not be returned."""
 
-
-@njit(nogil=True, cache=True)
-def take(first, last, lanes, candidates, left, versions, marks, rows):
-    """Fill rows int64[n, p], −1 so far, with the live unvisited candidates int64[n, c], each once, first come first.
-
-    left: int64[n], how many a lane may still score. What is taken is marked visited in marks: uint8[lanes, N].
-    """
-    for i in range(first, last):
-        taken = 0
-        for place in range(candidates.shape[1]):
-            row = candidates[i, place]
-            if taken == left[i]:
-                break
-            if row >= 0 and versions[row] > 0 and marks[lanes[i], row] & VISITED == 0:
-                marks[lanes[i], row] |= VISITED
-                rows[i, taken] = row
-                taken += 1
+_BLOCK = 64
 
 
 @njit(nogil=True, cache=True)
-def merge(
-    first, last, lanes, rows, scores, slots, walks, versions, marks, beam_sizes, beam_scores, beam_rows, unexpanded,
-    beam_slots, result_sizes, result_scores, result_rows, result_versions, entered,
-):  # fmt: skip
-    """Merge scored rows int64[n, p] (−1 behind the last), with scores and slots, into their lanes' beams and results.
+def take(items, lanes, lane, table, line, candidates):
+    """Move those of the first ``candidates`` rows of a line that are to be scored to its front; returns how many.
 
-    Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results.
-    entered: bool[n], whether a lane's results changed.
+    Those are the live ones that were not visited, each once, first come first, as many as the lane's budget leaves.
     """
-    for i in range(first, last):
-        lane = lanes[i]
-        for p in range(rows.shape[1]):
-            row, score = rows[i, p], scores[i, p]
-            if row < 0:
-                break
-            size = beam_sizes[lane]
-            place = _place(beam_scores, beam_rows, lane, size, score, row)
-            if place < size:
-                for behind in range(size - 1, place, -1):
-                    beam_scores[lane, behind] = beam_scores[lane, behind - 1]
-                    beam_rows[lane, behind] = beam_rows[lane, behind - 1]
-                    unexpanded[lane, behind] = unexpanded[lane, behind - 1]
-                    beam_slots[lane, behind] = beam_slots[lane, behind - 1]
-                beam_scores[lane, place], beam_rows[lane, place] = score, row
-                unexpanded[lane, place], beam_slots[lane, place] = walks[lane], slots[i, p]
-            if marks[lane, row] & BARRED or versions[row] <= 0:
-                continue
-            size = result_sizes[lane]
-            place = _place(result_scores, result_rows, lane, size, score, row)
-            if place < size:
-                for behind in range(size - 1, place, -1):
-                    result_scores[lane, behind] = result_scores[lane, behind - 1]
-                    result_rows[lane, behind] = result_rows[lane, behind - 1]
-                    result_versions[lane, behind] = result_versions[lane, behind - 1]
-                result_scores[lane, place], result_rows[lane, place] = score, row
-                result_versions[lane, place] = versions[row]
-                entered[i] = True
+    taken = 0
+    left = lanes.budgets[lane] - lanes.evaluations[lane]
+    for place in range(candidates):
+        row = table[line, place]
+        if taken == left:
+            break
+        if row >= 0 and items.versions[row] > 0 and lanes.marks[lane, row] & VISITED == 0:
+            visit(lanes, lane, row, lanes.evaluations[lane] + taken)
+            table[line, taken] = row
+            taken += 1
+    return taken
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _place(scores, rows, lane, size, score, row):
-    """How many of a lane's first ``size`` entries are better: where a row belongs."""
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) // 2
-        other = scores[lane, middle]
-        if rows[lane, middle] >= 0 and (other > score or (other == score and rows[lane, middle] < row)):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def visit(lanes, lane, row, slot):
+    """Mark a row as the lane's scored row number ``slot``."""
+    lanes.marks[lane, row] |= VISITED
+    if slot < lanes.scored.shape[1]:
+        lanes.scored[lane, slot] = row
 
 
 @njit(nogil=True, cache=True)
-def keep_tangents(first, last, lanes, rows, used, tangents, pool, slots):
-    """Copy tangents float32[n, p, S + 1] of rows int64[n, p] behind the used[lane] that pool[lane] holds.
+def merge(first, last, chosen, items, lanes, table, counts, scores, entered):
+    """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
-    slots: int64[n, p] becomes the place of each.
+    Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results.
+    entered: bool[n], whether a lane's results changed. Counts the evaluations.
     """
+    order, source = (
+        np.empty(_BLOCK, np.int64),
+        np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64),
+    )
     for i in range(first, last):
-        lane = lanes[i]
-        for p in range(rows.shape[1]):
-            slot = used[lane] + p
-            if rows[i, p] < 0 or slot >= pool.shape[1]:
+        lane = chosen[i]
+        for start in range(0, counts[i], _BLOCK):
+            stop = min(counts[i], start + _BLOCK)
+            size = lanes.beam_sizes[lane]
+            count = _sorted(scores, table, i, start, stop, lanes.beam_scores[lane, size - 1], order)
+            changed = _merged_order(
+                lanes.beam_scores, lanes.beam_rows, lane, size, scores, table, i, order, count, source
+            )
+            for place in range(size - 1, changed - 1, -1):
+                old = source[place]
+                if old >= 0:
+                    lanes.beam_scores[lane, place] = lanes.beam_scores[lane, old]
+                    lanes.beam_rows[lane, place] = lanes.beam_rows[lane, old]
+                    lanes.unexpanded[lane, place] = lanes.unexpanded[lane, old]
+                    lanes.slots[lane, place] = lanes.slots[lane, old]
+                else:
+                    slot = lanes.evaluations[lane] + ~old
+                    lanes.beam_scores[lane, place] = scores[i, ~old]
+                    lanes.beam_rows[lane, place] = table[i, ~old]
+                    lanes.unexpanded[lane, place] = lanes.walks[lane]
+                    lanes.slots[lane, place] = slot if slot < lanes.tangents.shape[1] else -1
+            size = lanes.result_sizes[lane]
+            count = _sorted(scores, table, i, start, stop, lanes.result_scores[lane, size - 1], order)
+            count = _allowed(items, lanes, lane, table, i, order, count)
+            changed = _merged_order(
+                lanes.result_scores, lanes.result_rows, lane, size, scores, table, i, order, count, source
+            )
+            entered[i] |= changed < size
+            for place in range(size - 1, changed - 1, -1):
+                old = source[place]
+                if old >= 0:
+                    lanes.result_scores[lane, place] = lanes.result_scores[lane, old]
+                    lanes.result_rows[lane, place] = lanes.result_rows[lane, old]
+                    lanes.result_versions[lane, place] = lanes.result_versions[lane, old]
+                else:
+                    lanes.result_scores[lane, place] = scores[i, ~old]
+                    lanes.result_rows[lane, place] = table[i, ~old]
+                    lanes.result_versions[lane, place] = items.versions[table[i, ~old]]
+        lanes.evaluations[lane] += counts[i]
+
+
+@njit(nogil=True, cache=True)
+def _sorted(scores, table, i, start, stop, worst, order):
+    """Fill ``order`` with the places from ``start`` to ``stop`` that are no worse than ``worst``, best first."""
+    count = 0
+    for p in range(start, stop):
+        score, row = scores[i, p], table[i, p]
+        if score < worst:
+            continue
+        place = count
+        while place > 0:
+            before = order[place - 1]
+            if scores[i, before] > score or (scores[i, before] == score and table[i, before] < row):
                 break
-            for d in range(pool.shape[2]):
-                pool[lane, slot, d] = tangents[i, p, d]
-            slots[i, p] = slot
+            order[place] = before
+            place -= 1
+        order[place] = p
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _allowed(items, lanes, lane, table, i, order, count):
+    """Close the gaps that barred and dead rows leave in ``order``; returns how many places are left."""
+    kept = 0
+    for c in range(count):
+        row = table[i, order[c]]
+        if lanes.marks[lane, row] & BARRED == 0 and items.versions[row] > 0:
+            order[kept] = order[c]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _merged_order(old_scores, old_rows, lane, size, scores, table, i, order, count, source):
+    """Say in ``source`` where each place of a list gets its entry from: an old place, or ~p of the new ones.
+
+    Returns the first place that changes, ``size`` where none does.
+    """
+    old, new, changed = 0, 0, size
+    for place in range(size):
+        if new == count:
+            if changed == size:
+                break
+            source[place] = old
+            old += 1
+            continue
+        score, row = scores[i, order[new]], table[i, order[new]]
+        mine = old_scores[lane, old]
+        if old_rows[lane, old] >= 0 and (mine > score or (mine == score and old_rows[lane, old] < row)):
+            source[place] = old
+            old += 1
+        else:
+            source[place] = ~order[new]
+            new += 1
+            changed = min(changed, place)
+    return changed
+
+
+@njit(nogil=True, cache=True)
+def keep_tangents(first, last, chosen, lanes, counts, tangents):
+    """Copy tangents float32[n, p, S + 1] into their lanes' slots, as far as there are any."""
+    for i in range(first, last):
+        lane = chosen[i]
+        start = lanes.evaluations[lane]
+        for p in range(min(counts[i], lanes.tangents.shape[1] - start)):
+            for d in range(tangents.shape[2]):
+                lanes.tangents[lane, start + p, d] = tangents[i, p, d]

@@ -20,12 +20,24 @@ def padded(count: int, to: int) -> int:
     return -(-count // to) * to
 
 
-@njit(nogil=True, cache=True, inline="always")
-def multiply(a, b, out, rows):
-    """out[:rows] = a[:rows] · b; a: float32[≥ rows, ≥ K], b: float32[K, N], out: float32[≥ rows, ≥ N], all contiguous.
+@njit(nogil=True, cache=True)
+def multiply(a, b, bias, out, rows):
+    """out[:rows] = a[:rows] · b + bias, all float32 and contiguous.
 
-    ``rows`` is a multiple of ROWS, N one of PANEL. Each row's bits depend on that row and ``b`` alone.
+    a: [≥ rows, ≥ K], b: [K, N], bias: [≥ N], out: [≥ rows, ≥ N]. ``rows`` is a multiple of ROWS, N one of PANEL. Each
+    row's bits depend on that row, ``b`` and ``bias`` alone.
     """
+    _multiply(a, b, bias.ctypes.data, 0, out, rows)
+
+
+@njit(nogil=True, cache=True)
+def multiply_onto(a, b, out, rows):
+    """out[:rows] += a[:rows] · b, with shapes as for `multiply`."""
+    _multiply(a, b, out.ctypes.data, out.shape[1], out, rows)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _multiply(a, b, start_at, start_stride, out, rows):
     depth, width = b.shape
     a_at, b_at, out_at = a.ctypes.data, b.ctypes.data, out.ctypes.data
     a_stride, out_stride = a.shape[1], out.shape[1]
@@ -34,12 +46,14 @@ def multiply(a, b, out, rows):
         for row in range(0, rows, TILE_ROWS):
             multiply_tile(
                 a_at + 4 * row * a_stride, a_stride, b_at + 4 * column, width,
+                start_at + 4 * (row * start_stride + column), start_stride,
                 out_at + 4 * (row * out_stride + column), out_stride, depth,
             )  # fmt: skip
     for column in range(whole, width, LANES):
         for row in range(0, rows, TILE_ROWS):
             multiply_column(
                 a_at + 4 * row * a_stride, a_stride, b_at + 4 * column, width,
+                start_at + 4 * (row * start_stride + column), start_stride,
                 out_at + 4 * (row * out_stride + column), out_stride, depth,
             )  # fmt: skip
 

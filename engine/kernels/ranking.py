@@ -7,12 +7,13 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def offer(values, rows, heap, size, value, row):
+def offer(values, rows, heap, size, keep, value, row):
     """Offer a value to a heap of the largest; returns how many it holds then. None may be offered twice.
 
-    values, rows: [heaps, keep], of whose line ``heap`` ``size`` places are taken; a full one gives up its smallest.
+    values, rows: [heaps, ≥ keep], of whose line ``heap`` ``size`` places are taken. One that holds ``keep`` gives up
+    its smallest.
     """
-    if size < values.shape[1]:
+    if size < keep:
         place = size
         while place > 0:
             parent = (place - 1) // 2

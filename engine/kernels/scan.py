@@ -3,91 +3,89 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import CENTRES, LANES, lowest_bit, scan_group
+from engine.kernels.instructions import CENTRES, GROUPS, LANES, lowest_bit, scan_groups
 from engine.kernels.ranking import drain, offer
 
-_BLOCK_GROUPS = 256
-_ZERO = 128
-_SAMPLE = 16
+_BLOCK_STEPS = 128
+ZERO = 128
+_SAMPLE, _MORE = 16, 3
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 @njit(nogil=True, cache=True)
 def write_bytes(groups, codes, rows, values, scales):
-    """Write values float32[n, D] of rows int64[n] into groups uint8[…, quads, LANES, 4] and codes int8[N, D]."""
+    """Write values float32[n, D] of rows int64[n] into groups uint8[…, quads, LANES, 4] and codes uint8[N, ≥ D]."""
     for i in range(len(rows)):
         row = rows[i]
         group, place = row // LANES, row % LANES
         for d in range(values.shape[1]):
             step = min(max(np.rint(values[i, d] / scales[d]), -127.0), 127.0)
-            codes[row, d] = np.int8(step)
-            groups[group, d // 4, place, d % 4] = np.uint8(step + _ZERO)
+            codes[row, d] = groups[group, d // 4, place, d % 4] = np.uint8(step + ZERO)
 
 
 @njit(nogil=True, cache=True)
 def centre_bytes(centres, c, scales, out, place):
-    """Centre c of float32[C, D] as out[place] of int8[…, ≥ D], at its own scale: only the order matters."""
+    """Centre c of float32[C, ≥ D] as out[place] of int8[…, ≥ D], at a scale of its own, which is returned."""
     largest = np.float32(1e-30)
-    for d in range(centres.shape[1]):
+    for d in range(len(scales)):
         largest = max(largest, abs(centres[c, d] * scales[d]))
-    for d in range(centres.shape[1]):
+    for d in range(len(scales)):
         out[place, d] = np.int8(np.rint(centres[c, d] * scales[d] / largest * np.float32(127)))
+    return largest / np.float32(127)
 
 
 @njit(nogil=True, cache=True)
-def scan(groups, versions, rows, centres, lanes, marks, products, found, sizes):
+def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
-    groups: uint8[⌈N / LANES⌉, quads, LANES, 4], of which ``rows`` rows are in use; versions: int64[N], positive for
-    live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for padding. marks:
-    uint8[lanes, N]. products: int32[C, keep] and found: int32[C, keep] are filled, sizes: int64[C] says how far.
+    groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
+    int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for
+    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, ≥ keep] are
+    filled, sizes: int64[C] says how far.
 
-    A first pass over every SAMPLE-th group finds a floor that some more than ``keep`` rows are above, so that few are
+    A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
     ever kept and given up again. Should that be too high, a centre gets fewer rows.
     """
-    keep = products.shape[1]
-    floors = np.full(len(centres), _LOWEST, np.int32)
+    floors, some = np.full(len(centres), _LOWEST, np.int32), np.empty_like(keeps)
     for c in range(len(centres)):
         if lanes[c] < 0:
             floors[c] = _HIGHEST
+        some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
     if rows > 8 * LANES * _SAMPLE:
-        some = min(keep, 2 * keep // _SAMPLE + 4)
-        _scan_groups(
-            groups, versions, rows, _SAMPLE, centres, lanes, marks, floors, products[:, :some], found[:, :some], sizes
-        )
+        _scan_every(groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes)
         for c in range(len(centres)):
-            if sizes[c] == some:
+            if sizes[c] == some[c]:
                 floors[c] = products[c, 0] - 1
-    _scan_groups(groups, versions, rows, 1, centres, lanes, marks, floors, products, found, sizes)
+    _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes)
     for c in range(len(centres)):
         drain(products, found, c, sizes[c])
 
 
 @njit(nogil=True, cache=True)
-def _scan_groups(groups, versions, rows, stride, centres, lanes, marks, floors, products, found, sizes):
-    """Offer every row above its centre's floor, of every ``stride``-th group."""
-    quads, keep = groups.shape[1], products.shape[1]
+def _scan_every(groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes):
+    """Offer every row above its centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS."""
+    quads = groups.shape[1]
     count = (rows + LANES - 1) // LANES
-    out = np.empty((CENTRES, LANES), np.int32)
-    above = np.empty(CENTRES, np.uint16)
+    out, above = np.empty((GROUPS * CENTRES, LANES), np.int32), np.empty(GROUPS * CENTRES, np.uint16)
     floors = floors.copy()
     sizes[:] = 0
     groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
-    out_at, above_at, width = out.ctypes.data, above.ctypes.data, centres.shape[1]
-    for block in range(0, count, _BLOCK_GROUPS * stride):
+    out_at, above_at, width, step = out.ctypes.data, above.ctypes.data, centres.shape[1], GROUPS * stride
+    for block in range(0, count, _BLOCK_STEPS * step):
         for first in range(0, len(centres), CENTRES):
-            for group in range(block, min(block + _BLOCK_GROUPS * stride, count), stride):
-                scan_group(
+            for group in range(block, min(block + _BLOCK_STEPS * step, count), step):
+                if not scan_groups(
                     groups_at + group * quads * 4 * LANES, centres_at + first * width, width,
                     floors_at + 4 * first, out_at, above_at, quads,
-                )  # fmt: skip
-                for i in range(CENTRES):
+                ):  # fmt: skip
+                    continue
+                for i in range(GROUPS * CENTRES):
                     bits = above[i]
                     while bits:
                         place = lowest_bit(bits)
                         bits &= bits - np.uint16(1)
-                        c, row = first + i, group * LANES + place
+                        c, row = first + i % CENTRES, (group + i // CENTRES) * LANES + place
                         if out[i, place] > floors[c] and row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
-                            sizes[c] = offer(products, found, c, sizes[c], out[i, place], row)
-                            if sizes[c] == keep:
+                            sizes[c] = offer(products, found, c, sizes[c], keeps[c], out[i, place], row)
+                            if sizes[c] == keeps[c]:
                                 floors[c] = products[c, 0]

@@ -40,81 +40,102 @@ def score_vectors(first, last, squared, state, rows, counts, lanes, users, score
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
 def score_kernels(
-    first, last, state, rows, counts, lanes, vectors, operands, biases, histories, touched, lengths,
-    candidate_bias, prior, bonus, scores, tangents, derive,
+    first, last, state, rows, counts, lanes, users, candidate_bias, prior, bonus, scores, tangents, derive
 ):  # fmt: skip
     """The learned metric: log of a sum of exponentials of products with the lane's history.
 
-    vectors: float32[lanes, L, ≥ D], zeros beyond D; operands: float32[lanes, D · L], of a lane with l history items,
-    padded to a multiple of PANEL, the first D · l as [D, l]; biases: float32[lanes, L]; histories: int64[lanes, L];
-    touched: bool[lanes, L]; lengths: int64[lanes]. candidate_bias and prior name columns of the state; bonus is what a
-    touched row gets.
+    users: the columns of `engine.mlp_metric.MlpUsers`. candidate_bias and prior name columns of the state; bonus is
+    what a touched row gets. An item does not count for itself, but it does for what is close to it: tangents are those
+    of a neighbour.
     """
-    longest, padded_dimensions = vectors.shape[1], vectors.shape[2]
-    dimensions = operands.shape[1] // longest
-    x = np.zeros((_TILE, dimensions), np.float32)
-    z = np.zeros((_TILE, longest), np.float32)
-    g = np.zeros((_TILE, padded_dimensions), np.float32)
-    around = np.zeros(_TILE, np.float32)
+    longest, padded_dimensions = users.vectors.shape[1], users.vectors.shape[2]
+    dimensions = users.operands.shape[1] // longest
+    x, logits = np.zeros((_TILE, dimensions), np.float32), np.zeros(_TILE * longest, np.float32)
+    g, no_bias = np.empty((_TILE, padded_dimensions), np.float32), np.zeros(padded_dimensions, np.float32)
+    priors, peaks, around = np.zeros(_TILE, np.float32), np.zeros(_TILE, np.float32), np.empty(_TILE, np.float32)
     for i in range(first, last):
         lane = lanes[i]
-        length = lengths[lane]
-        width = (length + PANEL - 1) // PANEL * PANEL
-        forward = operands[lane, : dimensions * width].reshape((dimensions, width))
-        backward = vectors[lane, :width]
+        width = max(PANEL, (users.lengths[lane] + PANEL - 1) // PANEL * PANEL)
+        forward = users.operands[lane, : dimensions * width].reshape((dimensions, width))
+        z = logits[: _TILE * width].reshape((_TILE, width))
         for start in range(0, counts[i], _TILE):
             size = min(_TILE, counts[i] - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for t in range(size):
                 row = rows[i, start + t]
+                priors[t] = state[row, prior]
                 for d in range(dimensions):
                     x[t, d] = state[row, d]
-            multiply(x, forward, z, full)
+            multiply(x, forward, users.biases[lane], z, full)
             for t in range(size):
-                row = rows[i, start + t]
-                own_bias, popularity = state[row, candidate_bias], state[row, prior]
-                scores[i, start + t], around[t] = _log_sum(
-                    z, t, width, own_bias, popularity, biases, histories, touched, lane, row, bonus
-                )
+                row, peak = rows[i, start + t], priors[t]
+                own_bias = state[row, candidate_bias]
+                for h in range(width):
+                    z[t, h] += own_bias
+                    peak = max(peak, z[t, h])
+                peaks[t] = peak
+                scores[i, start + t] = _score_of_own(z, t, priors[t], users, lane, row, bonus)
+            _weigh(z, priors, peaks, around)
+            for t in range(size):
+                if np.isnan(scores[i, start + t]):
+                    scores[i, start + t] = around[t]
             if derive:
-                multiply(z, backward, g, full)
+                multiply(z, users.vectors[lane, :width], no_bias, g, full)
                 for t in range(size):
-                    row, place = rows[i, start + t], start + t
-                    share, intercept = np.float32(0), around[t]
-                    for h in range(width):
-                        share += z[t, h]
-                    for d in range(dimensions):
-                        tangents[i, place, d] = g[t, d]
-                        intercept -= g[t, d] * state[row, d]
-                    tangents[i, place, candidate_bias] = share
-                    tangents[i, place, prior] = np.float32(1) - share
-                    intercept -= share * state[row, candidate_bias] + (np.float32(1) - share) * state[row, prior]
-                    tangents[i, place, state.shape[1]] = intercept
+                    _write_tangent(
+                        z, t, g, x, around[t], priors[t], state[rows[i, start + t], candidate_bias],
+                        candidate_bias, prior, tangents, i, start + t,
+                    )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, fastmath=_REASSOCIATE, inline="always")
-def _log_sum(z, t, width, own_bias, prior, biases, histories, touched, lane, row, bonus):
-    """δ of one pair out of its products z[t, :width], which become the weights of the history items; and δ around it.
+@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+def _score_of_own(z, t, prior, users, lane, row, bonus):
+    """δ of a row of the lane's own history, out of its logits z[t]; NaN for any other row."""
+    own = -1
+    for h in range(z.shape[1]):
+        if users.rows[lane, h] == row:
+            own = h
+    if own < 0:
+        return np.float32(np.nan)
+    peak = prior
+    for h in range(z.shape[1]):
+        peak = max(peak, z[t, h] if h != own else prior)
+    total = exp(prior - peak)
+    for h in range(z.shape[1]):
+        total += exp(z[t, h] - peak) if h != own else np.float32(0)
+    return peak + np.log(total) + (bonus if users.touched[lane, own] else np.float32(0))
 
-    An item does not count for itself, but it does for what is close to it: δ around it and the weights are a
-    neighbour's.
-    """
-    peak, own = prior, np.float32(-np.inf)
-    extra = np.float32(0)
-    for h in range(width):
-        z[t, h] += biases[lane, h] + own_bias
-        if histories[lane, h] == row:
-            own = max(own, z[t, h])
-            if touched[lane, h]:
-                extra = bonus
-        else:
-            peak = max(peak, z[t, h])
-    highest = max(peak, own)
-    others, every = exp(prior - peak), exp(prior - highest)
-    for h in range(width):
-        others += exp(z[t, h] - peak) if histories[lane, h] != row else np.float32(0)
-        z[t, h] = exp(z[t, h] - highest)
-        every += z[t, h]
-    for h in range(width):
-        z[t, h] /= every
-    return peak + np.log(others) + extra, highest + np.log(every)
+
+@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+def _weigh(z, priors, peaks, around):
+    """Turn logits z[t] into the weights of the history items, and say what δ is around each row."""
+    every = z.reshape(-1)
+    for t in range(len(z)):
+        for h in range(z.shape[1]):
+            z[t, h] -= peaks[t]
+    for place in range(len(every)):  # all of them in one loop, long enough for whole vectors
+        every[place] = exp(every[place])
+    for t in range(len(z)):
+        total = exp(priors[t] - peaks[t])
+        for h in range(z.shape[1]):
+            total += z[t, h]
+        around[t] = peaks[t] + np.log(total)
+        for h in range(z.shape[1]):
+            z[t, h] /= total
+
+
+@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+def _write_tangent(z, t, g, x, around, own_prior, own_bias, candidate_bias, prior, tangents, i, place):
+    """The gradient of row t of a tile, by its vector, its bias and its prior, and the intercept."""
+    dimensions, share = x.shape[1], np.float32(0)
+    for h in range(z.shape[1]):
+        share += z[t, h]
+    for d in range(dimensions, tangents.shape[2]):
+        tangents[i, place, d] = 0
+    intercept = around - share * own_bias - (np.float32(1) - share) * own_prior
+    for d in range(dimensions):
+        tangents[i, place, d] = g[t, d]
+        intercept -= g[t, d] * x[t, d]
+    tangents[i, place, candidate_bias] = share
+    tangents[i, place, prior] = np.float32(1) - share
+    tangents[i, place, tangents.shape[2] - 1] = intercept

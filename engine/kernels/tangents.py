@@ -6,61 +6,55 @@
 import numpy as np
 from numba import njit
 
+from engine.kernels.instructions import dot_bytes
 from engine.kernels.memory import prefetch
 from engine.kernels.ranking import drain, offer
+from engine.kernels.scan import ZERO, centre_bytes
 
 _FAR = np.float32(3e38)
+_SEEN = 4
+_LINE = 16
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(codes, scales, neighbors, marks, lane, parents, tangents, keys, best, estimates, found):
-    """Fill ``found`` with the lane's unmarked neighbours of the parents whose estimates are largest; returns how many.
+def estimate_neighbors(items, lanes, lane, parents, planes, count, seen, estimates, found, wanted):
+    """Fill ``found`` with the ``wanted`` unmarked neighbours of the parents that promise most; returns how many.
 
-    A row that several parents know counts with its largest estimate. codes: int8[N, S] with scales: float32[S], the
-    state in bytes; neighbors: int32[N, R]; marks: uint8[lanes, N]; parents: int64[P], tangents: float32[≥ P, S + 1];
-    keys: int32[2^b] and best: float32[2^b], scratch of at least twice P·R; estimates: float32[1, m] and found:
-    int32[1, m].
+    What several parents link to is estimated by the first of them. parents: int64[≥ count], best first, with their
+    tangents planes: float32[≥ count, S + 1]. estimates: float32[1, ≥ wanted] and found: int32[1, ≥ wanted], filled best
+    first; seen: int32[≥ count · R], scratch.
     """
-    dimensions, degree, mask = codes.shape[1], neighbors.shape[1], len(keys) - 1
-    used = np.empty(len(parents) * degree, np.int32)
-    slope = np.empty(dimensions, np.float32)
-    codes_at, marks_at, row_marks = codes.ctypes.data, marks.ctypes.data, marks.shape[1] * lane
-    keys[:] = -1
-    count = 0
-    for n in range(degree):
-        row = neighbors[parents[0], n]
-        prefetch(codes_at + row * dimensions)
-        prefetch(marks_at + row_marks + row)
-    for p in range(len(parents)):
-        parent = parents[p]
-        if p + 1 < len(parents):
+    codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
+    width, degree = codes.shape[1], neighbors.shape[1]
+    codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
+    slopes, several, size = np.zeros((1, width), np.int8), 0, 0
+    for p in range(count):
+        for n in range(0, degree, _LINE):
+            prefetch(neighbors.ctypes.data + 4 * (parents[p] * degree + n))
+    for p in range(count + 1):
+        if p < count:  # what the next parent links to is on its way while this one's is read
             for n in range(degree):
-                row = neighbors[parents[p + 1], n]
-                prefetch(codes_at + row * dimensions)
-                prefetch(marks_at + row_marks + row)
-        for d in range(dimensions):
-            slope[d] = tangents[p, d] * scales[d]
+                row = neighbors[parents[p], n]
+                prefetch(codes_at + row * width)
+                prefetch(marks_at + row)
+        if p == 0:
+            continue
+        step = centre_bytes(planes, p - 1, items.scales, slopes, 0)
+        level = planes[p - 1, planes.shape[1] - 1]
+        for d in range(width):
+            level -= step * np.float32(ZERO) * np.float32(slopes[0, d])
         for n in range(degree):
-            row = neighbors[parent, n]
+            row = neighbors[parents[p - 1], n]
             if row < 0 or marks[lane, row] != 0:
                 continue
-            estimate = tangents[p, dimensions]
-            for d in range(dimensions):
-                estimate += slope[d] * np.float32(codes[row, d])
-            slot = (row * np.int64(0x9E3779B1) >> 7) & mask
-            while keys[slot] != row and keys[slot] >= 0:
-                slot = (slot + 1) & mask
-            if keys[slot] < 0:
-                keys[slot], best[slot] = row, estimate
-                used[count] = slot
-                count += 1
-            else:
-                best[slot] = max(best[slot], estimate)
-    size = 0
-    for i in range(count):
-        slot = used[i]
-        if size < estimates.shape[1] or best[slot] > estimates[0, 0]:
-            size = offer(estimates, found, 0, size, best[slot], keys[slot])
+            marks[lane, row] = _SEEN
+            seen[several] = row
+            several += 1
+            estimate = level + step * np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))
+            if size < wanted or estimate > estimates[0, 0]:
+                size = offer(estimates, found, 0, size, wanted, estimate, row)
+    for place in range(several):
+        marks[lane, seen[place]] = 0
     drain(estimates, found, 0, size)
     return size
 

@@ -83,5 +83,5 @@ def random_query(rng: np.random.Generator, index: ItemIndex, params: SearchParam
 def scores_of(metric: Metric, query: Query, state: torch.Tensor) -> torch.Tensor:
     """δ float32[rows] of every row for one query."""
     users = metric.make_users(1, state.device)
-    metric.encode_users([query], state, users, [0])
+    metric.encode_users([query], state, users, np.array([0]))
     return metric.score(state, torch.arange(len(state))[None], users, torch.zeros(1, dtype=torch.int64))[0]

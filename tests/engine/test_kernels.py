@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from numba import njit
 from engine.kernels.instructions import CENTRES
 from engine.kernels.products import PANEL, ROWS, exp, multiply, padded
 from engine.kernels.ranking import drain, offer
-from engine.kernels.scan import centre_bytes, scan
+from engine.kernels.scan import ZERO, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
@@ -17,7 +19,7 @@ from engine.sketch import Sketch
 def product(a, b, rows):
     """``multiply`` for Python."""
     out = np.zeros((len(a), b.shape[1]), np.float32)
-    multiply(a, b, out, rows)
+    multiply(a, b, np.zeros(b.shape[1], np.float32), out, rows)
     return out
 
 
@@ -78,7 +80,7 @@ def test_a_heap_keeps_the_largest(offered: list[int], keep: int) -> None:
     values, rows = np.full((3, keep), 99, np.int32), np.full((3, keep), -1, np.int32)
     size = 0
     for row, value in enumerate(offered):
-        size = offer(values, rows, 1, size, np.int32(value), np.int32(row))
+        size = offer(values, rows, 1, size, keep, np.int32(value), np.int32(row))
     drain(values, rows, 1, size)
     assert values[1, :size].tolist() == sorted(offered, reverse=True)[:keep]
     assert [offered[row] for row in rows[1, :size]] == values[1, :size].tolist()
@@ -89,7 +91,7 @@ def test_a_heap_keeps_the_largest(offered: list[int], keep: int) -> None:
 @pytest.mark.parametrize("rows", [1, 40, 5_003])
 @pytest.mark.parametrize("dimensions", [5, 64])
 def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensions: int) -> None:
-    """Compared with all products of the same bytes; padding centres find nothing."""
+    """Compared with all products of the same bytes, the best half at least; padding centres find nothing."""
     rng = np.random.default_rng(rows)
     vectors = rng.normal(size=(rows, dimensions)).astype(np.float32)
     width = padded(dimensions, 4)
@@ -104,10 +106,11 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensio
     keep = 20
     products, found = np.empty((len(lanes), keep), np.int32), np.empty((len(lanes), keep), np.int32)
     sizes = np.empty(len(lanes), np.int64)
-    scan(sketch.groups, versions, rows, centres, lanes, marks, products, found, sizes)
+    keeps = np.full(len(lanes), keep)
+    scan(sketch.groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes)
 
     codes = sketch.groups.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
-    np.testing.assert_array_equal(codes[:, :dimensions] - 128, sketch.codes[:rows])
+    np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
     for centre, lane in enumerate(lanes.tolist()):
         if lane < 0:
             assert sizes[centre] == 0
@@ -116,9 +119,9 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensio
         every = np.where(free, codes @ centres[centre].astype(np.int64), np.iinfo(np.int64).min)
         expected = np.sort(every[free])[::-1][:keep]
         size = sizes[centre]
-        assert size == len(expected)
-        np.testing.assert_array_equal(products[centre, :size], expected)
-        np.testing.assert_array_equal(every[found[centre, :size]], expected)
+        assert len(expected) // 2 <= size <= len(expected)
+        np.testing.assert_array_equal(products[centre, :size], expected[:size])
+        np.testing.assert_array_equal(every[found[centre, :size]], expected[:size])
         assert len(set(found[centre, :size].tolist())) == size
 
 
@@ -134,36 +137,48 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     products, found = np.empty((CENTRES, 10), np.int32), np.empty((CENTRES, 10), np.int32)
     sizes = np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
-    scan(sketch.groups, versions, 2_000, centres, np.zeros(CENTRES, np.int64), marks, products, found, sizes)
+    lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
+    scan(sketch.groups, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes)
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
     assert all(len(set(a.tolist()) & set(b.tolist())) >= 8 for a, b in zip(found, exact, strict=True))
 
 
+class Neighbourhood(NamedTuple):
+    """Of the columns of items and lanes those that an estimate reads."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+    neighbors: np.ndarray
+    marks: np.ndarray
+
+
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**16), parents=st.integers(1, 12), wanted=st.integers(1, 40))
-def test_estimates_are_the_tangents_of_the_parents(seed: int, parents: int, wanted: int) -> None:
-    """The best unmarked neighbours under the parents' first-order estimates, each once."""
+def test_estimates_are_the_tangents_of_the_first_parents(seed: int, parents: int, wanted: int) -> None:
+    """The best unmarked neighbours, each once, by the tangent in bytes of the first parent that links to it."""
     rng = np.random.default_rng(seed)
     count, dimensions, degree = 90, 8, 6
-    vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
-    sketch = sketch_of(vectors)
-    codes, scales = sketch.codes, sketch.scales
+    sketch = sketch_of(rng.normal(size=(count, dimensions)).astype(np.float32))
     neighbors = rng.integers(-1, count, (count, degree)).astype(np.int32)
     marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
     rows = rng.choice(count, parents, replace=False)
     tangents = rng.normal(size=(parents, dimensions + 1)).astype(np.float32)
-    keys, best = np.empty(256, np.int32), np.empty(256, np.float32)
+    seen = np.empty(parents * degree, np.int32)
     estimates, found = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int32)
-    size = estimate_neighbors(codes, scales, neighbors, marks, 1, rows, tangents, keys, best, estimates, found)
+    columns, before = Neighbourhood(sketch.codes, sketch.scales, neighbors, marks), marks.copy()
+    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, seen, estimates, found, wanted)
     expected: dict[int, float] = {}
-    for parent, tangent in zip(rows, tangents, strict=True):
+    slope = np.zeros((1, dimensions), np.int8)
+    for place, parent in enumerate(rows):
+        step = centre_bytes(tangents, place, sketch.scales, slope, 0)
         for row in neighbors[parent].tolist():
             if row >= 0 and not marks[1, row]:
-                estimate = tangent[:-1] @ (codes[row] * scales) + tangent[-1]
-                expected[row] = max(expected.get(row, -np.inf), float(estimate))
+                product = slope[0].astype(int) @ (sketch.codes[row, :dimensions].astype(int) - ZERO)
+                expected.setdefault(row, float(step * product + tangents[place, -1]))
     best_first = sorted(expected.values(), reverse=True)[:wanted]
     np.testing.assert_allclose(estimates[0, :size], best_first, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose([expected[row] for row in found[0, :size].tolist()], best_first, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(marks, before)
 
 
 def test_clusters_are_what_far_groups_have_in_the_middle() -> None:
@@ -188,4 +203,5 @@ def test_a_sketch_follows_its_state() -> None:
         rows = rng.choice(70, 20, replace=False)
         state[rows] = torch.from_numpy(rng.normal(size=(20, 6)).astype(np.float32) * size)
         sketch.write(state, rows)
-        assert (np.abs(sketch.codes * sketch.scales - state.numpy()) <= sketch.scales * 0.501).all()
+        steps = sketch.codes[:, :6].astype(np.float32) - ZERO
+        assert (np.abs(steps * sketch.scales - state.numpy()) <= sketch.scales * 0.501).all()

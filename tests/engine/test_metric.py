@@ -91,7 +91,7 @@ def lanes_of_many(metric: Metric, state: torch.Tensor) -> tuple[Users, torch.Ten
         for length in (0, 1, 3, 9, 16, 17, 60, 127)
     ]
     users = metric.make_users(len(queries), state.device)
-    metric.encode_users(queries, state, users, range(len(queries)))
+    metric.encode_users(queries, state, users, np.arange(len(queries)))
     rows = torch.full((6, 150), -1)
     for line, count in enumerate((150, 0, 1, 64, 65, 7)):
         rows[line, :count] = torch.from_numpy(rng.choice(live, count, replace=False))
@@ -126,7 +126,7 @@ def test_gradients_are_the_slopes_of_the_scores(kind: str) -> None:
     state = torch.from_numpy(rng.normal(0, 0.4, (60, DIMENSIONS + metric.bias_width)).astype(np.float32))
     query = Query(history_rows=np.arange(5), history_codes=np.array([0, 1, 2, 1, 0], dtype=np.int8))
     users = metric.make_users(1, state.device)
-    metric.encode_users([query], state, users, [0])
+    metric.encode_users([query], state, users, np.array([0]))
     rows, lane = torch.arange(5, 60)[None], torch.zeros(1, dtype=torch.int64)
     scores, tangents = metric.score_with_tangents(state, rows, users, lane)
     gradients = tangents[:, :, :-1]

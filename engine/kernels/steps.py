@@ -1,0 +1,98 @@
+"""What a step does beside scoring, in compiled code, on several cores: the functions of `engine.rounds`, on CPUs."""
+
+import numpy as np
+import torch
+
+from engine.index import ItemIndex
+from engine.kernels import merging, rounds
+from engine.kernels.columns import ItemColumns
+from engine.kernels.instructions import CENTRES
+from engine.kernels.products import padded
+from engine.kernels.scan import scan
+from engine.kernels.threads import over_lanes
+from engine.lanes import Lanes
+from engine.rounds import CLUSTER_ROUNDS
+from engine.sketch import Sketch
+
+_EXTRA_FOUND = 2
+"""How many times its share a centre finds, since two may find the same."""
+
+
+def choose_given(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """See `engine.rounds.choose_given`."""
+    over_lanes(rounds.choose_given, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
+
+
+def choose_near(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """See `engine.rounds.choose_near`."""
+    over_lanes(rounds.choose_near, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
+
+
+def choose_linked(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """See `engine.rounds.choose_linked`."""
+    over_lanes(rounds.choose_linked, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
+
+
+def choose_far(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+) -> None:
+    """See `engine.rounds.choose_far`: from bytes, each block of rows read once for all lanes of a core."""
+    sketch, columns = _sketch(index), lanes.columns
+    room = int(lanes.clusters[chosen].max())
+    places = padded(len(chosen) * room, CENTRES * torch.get_num_threads())
+    centres, owners = np.zeros((places, 4 * sketch.groups.shape[1]), np.int8), np.full(places, -1)
+    over_lanes(
+        rounds.make_centres, len(chosen), chosen, CLUSTER_ROUNDS, sketch.scales, columns, room, centres, owners
+    )  # fmt: skip
+    keeps = np.ones(places, np.int64)
+    keeps[: len(chosen) * room] = np.repeat(_EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen]), room)
+    most = int(keeps.max())
+    products, found, sizes = (
+        np.empty((places, most), np.int32),
+        np.empty((places, most), np.int32),
+        np.zeros(places, int),
+    )
+
+    def scan_part(first: int, last: int) -> None:
+        part = slice(first * CENTRES, last * CENTRES)
+        scan(
+            sketch.groups, index.versions.numpy(), index.rows, centres[part], owners[part], keeps[part], columns.marks,
+            products[part], found[part], sizes[part],
+        )  # fmt: skip
+
+    over_lanes(scan_part, places // CENTRES)
+    over_lanes(
+        rounds.choose_far, len(chosen), chosen, lines, _items(index), columns, room, owners, found, sizes,
+        table.numpy(), counts,
+    )  # fmt: skip
+
+
+def merge(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
+    tangents: torch.Tensor,
+) -> np.ndarray:  # fmt: skip
+    """See `engine.rounds.merge`."""
+    columns = lanes.columns
+    entered = np.zeros(len(chosen), dtype=bool)
+    over_lanes(merging.keep_tangents, len(tangents), chosen, columns, counts, tangents.numpy())
+    over_lanes(
+        merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts, scores.numpy(), entered
+    )  # fmt: skip
+    return entered
+
+
+def _items(index: ItemIndex) -> ItemColumns:
+    sketch = _sketch(index)
+    return ItemColumns(index.versions.numpy(), index.neighbors.numpy(), sketch.codes, sketch.scales)
+
+
+def _sketch(index: ItemIndex) -> Sketch:
+    if index.sketch is None:
+        raise TypeError("this index is not searched in compiled code")
+    return index.sketch

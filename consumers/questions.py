@@ -9,6 +9,7 @@ import numpy as np
 from consumers.mirror import Mirror
 from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidQuery
+from engine.filters import Filter
 from engine.mlp_metric import MAX_HISTORY
 from engine.model import Model
 from engine.query import Query, SearchParams
@@ -91,9 +92,15 @@ def make_query(
         history_codes=codes[:MAX_HISTORY],
         vector=request.vector,
         excluded=np.array(mirror.rows(barred), dtype=np.int64),
-        mask=mirror.index.matching([attribute_code(tag) for tag in request.tags]) if request.tags else None,
+        mask=_mask(request, mirror),
         deadline=deadline,
     )
+
+
+def _mask(request: RecommendRequest, mirror: Mirror) -> np.ndarray | None:
+    """bool[rows]: the rows that the request's filter lets through; None where it has none."""
+    wanted = Filter(all_of=tuple(map(attribute_code, request.tags)))
+    return None if wanted == Filter() else mirror.index.matching(wanted)
 
 
 def _history_rows(history: Mapping[str, set[str]], mirror: Mirror, target: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ import structlog
 import torch
 
 from consumers.events import Record
-from consumers.mirror import ATTRIBUTE_WIDTH, Mirror, attribute_rows
-from consumers.questions import attribute_code
+from consumers.filters import filter_values, require_room
+from consumers.mirror import Mirror
 from consumers.state_consumer import StateConsumer
 from consumers.state_handler import Entry
 from engine.graph import GraphParams, plan_delete, plan_insert
@@ -77,8 +77,7 @@ class ItemHandler:
             raise MalformedMessage("id", f"{item.id!r} under the key {key!r}")
         if problem := self._model.encoder.problem(item.vector):
             raise MalformedMessage("vector", problem)
-        if len(item.tags) > ATTRIBUTE_WIDTH:
-            raise MalformedMessage("tags", f"more than the {ATTRIBUTE_WIDTH} that the index holds")
+        require_room(item)
         return item
 
     def take(self, partition: int) -> Checkpoint | None:
@@ -170,10 +169,10 @@ class ItemHandler:
         sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in items}}
         if not items:
             return Batch(seq=seq, rows=position.rows, sources=sources, checkpoint=checkpoint)
-        ids, tags = [item.id for item in items], [item.tags for item in items]
+        ids = [item.id for item in items]
         rows, count = _place(shard.mirror, ids, position.rows)
         vectors, biases = self._model.encoder.encode(
-            ids, [item.text for item in items], tags, [item.vector for item in items]
+            ids, [item.text for item in items], [item.tags for item in items], [item.vector for item in items]
         )
         metric = self._model.metric
         state = metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
@@ -181,7 +180,7 @@ class ItemHandler:
         columns = {
             "vectors": [(rows, vectors)],
             "neighbors": [(links.rows, links.neighbors)],
-            "attributes": [(rows, attribute_rows(tags, attribute_code))],
+            **{name: [(rows, values)] for name, values in filter_values(items).items()},
             "versions": [(rows, np.full((len(rows), 1), seq, dtype=np.int64))],
         }
         if metric.bias_width:

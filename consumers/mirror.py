@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
+from consumers.filters import ATTRIBUTE_WIDTH, FILTER_COLUMNS
 from engine.index import ItemIndex
 from engine.model import Model
 from index_store import (
@@ -24,9 +25,6 @@ from index_store import (
 
 _log = structlog.get_logger(__name__)
 
-ATTRIBUTE_WIDTH = 32
-"""Tags that an item can have; one with more is refused."""
-
 _POLL_S = 0.2
 _RETRY_S = 0.5
 
@@ -36,7 +34,7 @@ def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
     columns = [
         Column("vectors", "<f4", model.metric.dimensions),
         Column("neighbors", "<i4", degree),
-        Column("attributes", "<i8", ATTRIBUTE_WIDTH),
+        *FILTER_COLUMNS,
         Column("versions", "<i8", 1),
     ]
     if model.metric.bias_width:
@@ -222,11 +220,3 @@ class MirrorFeed:
             self._said.add(what)
         self.available = False
         self._stopping.wait(_RETRY_S)
-
-
-def attribute_rows(tags: Sequence[Sequence[str]], codes: Callable[[str], int]) -> np.ndarray:
-    """Hashes of the tags of items as a column, int64[n, ATTRIBUTE_WIDTH], 0 for none."""
-    rows = np.zeros((len(tags), ATTRIBUTE_WIDTH), dtype=np.int64)
-    for row, names in zip(rows, tags, strict=True):
-        row[: len(names)] = [codes(name) for name in names]
-    return rows

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
+from consumers.filters import filter_of
 from consumers.mirror import Mirror
 from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidQuery
@@ -27,12 +27,6 @@ class SearchDefaults:
     rounds: int = 3
     budget: int = 500
     max_beam: int = 4_096
-
-
-def attribute_code(tag: str) -> int:
-    """A tag as 64 bits, the same in every process; never 0."""
-    code = int.from_bytes(blake2b(tag.encode(), digest_size=8).digest(), "little", signed=True)
-    return code or 1
 
 
 def touched(request: RecommendRequest, stored: History, target: str | None) -> dict[str, set[str]]:
@@ -91,9 +85,16 @@ def make_query(
         history_codes=codes[:MAX_HISTORY],
         vector=request.vector,
         excluded=np.array(mirror.rows(barred), dtype=np.int64),
-        mask=mirror.index.matching([attribute_code(tag) for tag in request.tags]) if request.tags else None,
+        mask=_mask(request, mirror),
+        per_group=request.max_per_group or 0,
         deadline=deadline,
     )
+
+
+def _mask(request: RecommendRequest, mirror: Mirror) -> np.ndarray | None:
+    """bool[rows]: the rows that the request's filter lets through; None where it has none."""
+    wanted = filter_of(request)
+    return None if wanted is None else mirror.index.matching(wanted)
 
 
 def _history_rows(history: Mapping[str, set[str]], mirror: Mirror, target: str | None) -> tuple[np.ndarray, np.ndarray]:

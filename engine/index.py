@@ -1,11 +1,13 @@
 """A shard in memory: columns over rows, changed between two steps only."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from engine.errors import InvalidColumns
+from engine.filters import Filter, compiled_mask, plain_mask
 from engine.metric import Metric
 from engine.sketch import Sketch
 
@@ -23,8 +25,8 @@ class ItemIndex:
     versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
     changes whenever the item in it does.
     state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
-    attributes: int64[rows, T], hashes of the tags of an item, 0 for none. sketch: the state in bytes, where compiled
-    code searches.
+    attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
+    int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class ItemIndex:
         self.versions = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.neighbors = torch.zeros(0, degree, dtype=torch.int32, device=self.device)
         self.attributes = torch.zeros(0, attribute_width, dtype=torch.int64, device=self.device)
+        self.numbers = torch.zeros(0, dtype=torch.float64, device=self.device)
+        self.groups = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.state = metric.encode_items(
             torch.zeros(0, metric.dimensions, device=self.device),
             torch.zeros(0, metric.bias_width, device=self.device),
@@ -56,7 +60,10 @@ class ItemIndex:
         return self.versions > 0
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Take over whole columns (`vectors`, `biases`, `neighbors`, `attributes`, `versions`), all of one length."""
+        """Take over whole columns, all of one length.
+
+        `vectors`, `biases`, `neighbors`, `attributes`, `numbers`, `groups`, `versions`: [rows, width] each.
+        """
         self.rows = 0
         self.versions.zero_()
         rows = np.arange(len(columns["versions"]))
@@ -78,12 +85,10 @@ class ItemIndex:
         if "versions" in writes:
             self.seeds = self._choose_seeds()
 
-    def matching(self, attributes: Sequence[int]) -> np.ndarray:
-        """bool[rows]: the live rows that carry every one of the attribute hashes."""
-        mask = self.live[: self.rows].clone()
-        for attribute in attributes:
-            mask &= (self.attributes[: self.rows] == attribute).any(dim=1)
-        return mask.cpu().numpy()
+    def matching(self, wanted: Filter) -> np.ndarray:
+        """bool[rows]: the live rows whose items the filter lets through."""
+        mask = plain_mask if self.sketch is None else compiled_mask
+        return mask(wanted, self.versions[: self.rows], self.numbers[: self.rows], self.attributes[: self.rows])
 
     def _write(self, writes: Writes) -> None:
         for rows, values in writes.get("neighbors", ()):
@@ -93,6 +98,10 @@ class ItemIndex:
         self._write_state(writes.get("vectors", ()), writes.get("biases", ()))
         for rows, values in writes.get("attributes", ()):
             self.attributes[self._rows(rows)] = self._tensor(values, torch.int64)
+        for rows, values in writes.get("numbers", ()):
+            self.numbers[self._rows(rows)] = self._tensor(values.reshape(-1), torch.float64)
+        for rows, values in writes.get("groups", ()):
+            self.groups[self._rows(rows)] = self._tensor(values.reshape(-1), torch.int64)
         for rows, values in writes.get("versions", ()):
             self.versions[self._rows(rows)] = self._tensor(values.reshape(-1), torch.int64)
 
@@ -129,6 +138,8 @@ class ItemIndex:
         self.versions = _grown(self.versions, capacity, 0)
         self.neighbors = _grown(self.neighbors, capacity, NO_NEIGHBOR)
         self.attributes = _grown(self.attributes, capacity, 0)
+        self.numbers = _grown(self.numbers, capacity, math.nan)
+        self.groups = _grown(self.groups, capacity, 0)
         self.state = _grown(self.state, capacity, 0)
 
     def _choose_seeds(self) -> torch.Tensor:
@@ -148,7 +159,7 @@ class ItemIndex:
         return chosen
 
 
-def _grown(column: torch.Tensor, capacity: int, fill: int) -> torch.Tensor:
+def _grown(column: torch.Tensor, capacity: int, fill: float) -> torch.Tensor:
     grown = torch.full((capacity, *column.shape[1:]), fill, dtype=column.dtype, device=column.device)
     grown[: len(column)] = column
     return grown

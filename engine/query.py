@@ -57,6 +57,7 @@ class Query:
     vector: float32[D] or None, a point in the space of the item vectors that stands for one more touched item.
     excluded: int64[E], rows that must not be returned (they may be walked over).
     mask: bool[rows] or None, the rows that may be returned.
+    per_group: at most so many results of one group, 0 for no limit.
     deadline: seconds on the monotonic clock after which the best so far is the answer, or None.
     """
 
@@ -66,6 +67,7 @@ class Query:
     vector: np.ndarray | None = None
     excluded: np.ndarray = field(default_factory=_no_rows)
     mask: np.ndarray | None = None
+    per_group: int = 0
     deadline: float | None = None
 
     def __post_init__(self) -> None:

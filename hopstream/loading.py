@@ -30,8 +30,9 @@ class SingleShard:
 
 def items_of(data: Dataset, timestamp_ms: int) -> Iterator[Item]:
     """The items of a data set as messages."""
-    for item, text, tags in zip(data.items, data.texts, data.tags, strict=True):
-        yield Item(item, text=text, tags=tags, timestamp_ms=timestamp_ms)
+    described = zip(data.items, data.texts, data.tags, data.numbers, data.groups, strict=True)
+    for item, text, tags, number, group in described:
+        yield Item(item, text=text, tags=tags, number=number, group=group, timestamp_ms=timestamp_ms)
 
 
 def behaviors_of(data: Dataset, timestamp_ms: int) -> Iterator[Behavior]:

@@ -15,7 +15,7 @@ from index_store.errors import GenerationActive, GenerationMismatch, LayoutMisma
 from index_store.keys import IndexKeys, ShardKeys, check_name
 
 #: Version of keys and values in the store; another one is refused.
-LAYOUT = 2
+LAYOUT = 3
 #: Scheme of the URI of an artefact in the store that holds the generation: `redis:DIGEST`.
 IN_STORE = "redis"
 _MAX_BLOCK_BYTES = 64 << 20

@@ -25,7 +25,8 @@ from messages.types import (
     ScoredItem,
 )
 
-MAJOR, MINOR = 1, 0
+# 1.1 added numbers, groups and the filters on them, which readers of 1.0 pass over: workers are updated before clients.
+MAJOR, MINOR = 1, 1
 _VERSION_FIELD = "v"
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ _REQUEST = _Record(
     exclude=_array(Cursor.scalar, rules.MAX_EXCLUDE),
     exclude_behaviors=_array(Cursor.scalar, rules.MAX_BEHAVIORS),
     tags=_array(Cursor.scalar, rules.MAX_TAGS),
+    any_tags=_array(Cursor.scalar, rules.MAX_TAGS),
 )
 _RECOMMENDATIONS = _Record(Recommendations, items=_array(_SCORED_ITEM, rules.MAX_K))
 _ITEM = _Record(Item, tags=_array(Cursor.scalar, rules.MAX_TAGS), vector=_vector)

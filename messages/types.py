@@ -62,8 +62,10 @@ class RecommendRequest(_VectorMessage):
     Exactly one of `user`, `history` (newest first), `item` and `vector` (f4[D]) says for whom, except that a
     user may bring a history, used when the store is away. `exclude` names items that must not come back;
     `exclude_behaviors` behaviours whose items in the user's history must not (None: the metric's target
-    behaviour, empty: nothing is left out). An item must carry all `tags`. `beam`, `width` and `budget`
-    (metric evaluations) override the worker's settings. Raises `MalformedMessage`.
+    behaviour, empty: nothing is left out). An item must carry all `tags`, at least one of `any_tags` (empty:
+    no matter) and a number from `min_number` to `max_number`, both included; no more than `max_per_group`
+    items of one group come back. `beam`, `width` and `budget` (metric evaluations) override the worker's
+    settings. Raises `MalformedMessage`.
     """
 
     k: int = 10
@@ -74,6 +76,10 @@ class RecommendRequest(_VectorMessage):
     exclude: tuple[str, ...] = ()
     exclude_behaviors: tuple[str, ...] | None = None
     tags: tuple[str, ...] = ()
+    any_tags: tuple[str, ...] = ()
+    min_number: float | None = None
+    max_number: float | None = None
+    max_per_group: int | None = None
     beam: int | None = None
     width: int | None = None
     budget: int | None = None
@@ -83,6 +89,7 @@ class RecommendRequest(_VectorMessage):
         rules.optional(rules.identifier, "user", self.user)
         rules.optional(rules.identifier, "item", self.item)
         for name, high in (
+            ("max_per_group", rules.MAX_K),
             ("beam", rules.MAX_BEAM),
             ("width", rules.MAX_WIDTH),
             ("budget", rules.MAX_COUNT),
@@ -96,8 +103,16 @@ class RecommendRequest(_VectorMessage):
             exclude=rules.sequence(rules.identifier, "exclude", self.exclude, rules.MAX_EXCLUDE),
             exclude_behaviors=rules.optional(_behaviors, "exclude_behaviors", self.exclude_behaviors),
             tags=rules.sequence(rules.identifier, "tags", self.tags, rules.MAX_TAGS),
+            any_tags=rules.sequence(rules.identifier, "any_tags", self.any_tags, rules.MAX_TAGS),
+            min_number=rules.optional(rules.number, "min_number", self.min_number),
+            max_number=rules.optional(rules.number, "max_number", self.max_number),
         )
+        self._check_range()
         self._check_one_asker()
+
+    def _check_range(self) -> None:
+        if self.min_number is not None and self.max_number is not None and self.min_number > self.max_number:
+            raise MalformedMessage("max_number", "less than min_number")
 
     def _check_one_asker(self) -> None:
         named = {
@@ -160,21 +175,29 @@ class Recommendations:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item(_VectorMessage):
-    """An item as its catalogue describes it; `vector` (f4[D]) where no encoder makes one of text and tags."""
+    """An item as its catalogue describes it; `vector` (f4[D]) where no encoder makes one of text and tags.
+
+    `number` (a price, a time) and `group` (a brand, an author) are what requests can choose by besides tags; neither
+    moves the item. Raises `MalformedMessage`.
+    """
 
     id: str
     _: KW_ONLY
     text: str = ""
     tags: tuple[str, ...] = ()
+    number: float | None = None
+    group: str | None = None
     vector: Vector | None = None
     timestamp_ms: int
 
     def __post_init__(self) -> None:
         rules.identifier("id", self.id)
         rules.text("text", self.text)
+        rules.optional(rules.identifier, "group", self.group)
         rules.integer("timestamp_ms", self.timestamp_ms, 0, rules.MAX_TIMESTAMP_MS)
         _normalize(
             self,
+            number=rules.optional(rules.number, "number", self.number),
             tags=rules.sequence(rules.identifier, "tags", self.tags, rules.MAX_TAGS),
             vector=rules.optional(rules.vector, "vector", self.vector),
         )

@@ -14,14 +14,30 @@ def recommend(
     context: typer.Context,
     user: Annotated[str, typer.Argument(help="The user to recommend for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
+    tag: Annotated[list[str] | None, typer.Option(help="Only items with this tag; again: with all of them.")] = None,
+    any_tag: Annotated[
+        list[str] | None, typer.Option(help="Only items with this tag; again: with any of them.")
+    ] = None,
+    min_number: Annotated[float | None, typer.Option(help="Only items with this number or a larger one.")] = None,
+    max_number: Annotated[float | None, typer.Option(help="Only items with this number or a smaller one.")] = None,
+    max_per_group: Annotated[int | None, typer.Option(min=1, max=1000, help="How many items of one group.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to wait for the answer.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Ask the workers for recommendations."""
     from hopstream.client import RecommendClient
-    from messages import Status
+    from messages import RecommendRequest, Status
 
     settings: Settings = context.obj()
+    request = RecommendRequest(
+        user=user,
+        k=k,
+        tags=tuple(tag or ()),
+        any_tags=tuple(any_tag or ()),
+        min_number=min_number,
+        max_number=max_number,
+        max_per_group=max_per_group,
+    )
     kafka = settings.kafka
     with RecommendClient(
         kafka.bootstrap_servers,
@@ -30,7 +46,7 @@ def recommend(
         options=kafka.options,
         patience_s=min(timeout, 10.0),
     ) as client:
-        answer = client.for_user(user, k, timeout)
+        answer = client.recommend(request, timeout)
     if as_json:
         items = [{"id": scored.item, "score": scored.score} for scored in answer.items]
         told = {

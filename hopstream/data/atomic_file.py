@@ -7,7 +7,7 @@ Format: https://recbole.io/docs/user_guide/data/atomic_files.html
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -65,14 +65,29 @@ class AtomicFile:
             DataError: one of its values is no finite number.
 
         """
+        return self._finite(name, range(len(self)))
+
+    def optional_numbers(self, name: str) -> NDArray[np.float64]:
+        """Give a column of finite numbers in which fields may be empty, f8[len(self)], NaN for those.
+
+        Raises:
+            DataError: a value that is there is no finite number.
+
+        """
+        rows = [row for row, value in enumerate(self.columns[name]) if value]
+        values = np.full(len(self), np.nan)
+        values[rows] = self._finite(name, rows)
+        return values
+
+    def _finite(self, name: str, rows: Sequence[int]) -> NDArray[np.float64]:
         column = self.columns[name]
         try:
-            values = np.array(column, dtype=np.float64)
+            values = np.array([column[row] for row in rows], dtype=np.float64)
         except ValueError:
-            row = next(row for row, value in enumerate(column) if not _is_number(value))
+            row = next(row for row in rows if not _is_number(column[row]))
             raise self.fault(row, f"{name} is {column[row][:40]!r}, not a number") from None
         if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values)))
+            row = rows[int(np.argmin(np.isfinite(values)))]
             raise self.fault(row, f"{name} is {column[row][:40]!r}: give a finite number")
         return values
 

@@ -1,5 +1,6 @@
-"""What a data set says of its items: a text and tags for each."""
+"""What a data set says of its items: a text and tags for each, a number and a group where it has them."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,18 +19,20 @@ _TEXT_COLUMN = re.compile(r"title|name|description|text|summary")
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Texts and tags by item id, and what had to be cut, in sentences."""
+    """Texts, tags, numbers and groups by item id, and what had to be cut, in sentences."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def catalogue_of(file: AtomicFile) -> Catalogue:
-    """Make texts and tags of the columns of NAME.item; what columns become which is said in `read_dataset`.
+    """Make a catalogue of the columns of NAME.item; what columns become which is said in `read_dataset`.
 
     Raises:
-        DataError: there is no column of item ids, or one of them is no id or comes twice.
+        DataError: there is no column of item ids, one of them is no id or comes twice, or a number is none.
 
     """
     ids = file.ids("item_id")
@@ -51,6 +54,8 @@ def catalogue_of(file: AtomicFile) -> Catalogue:
     return Catalogue(
         texts={item: _cut(text) for item, text in zip(ids, texts, strict=True)},
         tags={item: row[:MAX_TAGS] for item, row in zip(ids, tags, strict=True)},
+        numbers=_numbers(file, ids),
+        groups=_groups(file, ids),
         notes=tuple(f"{count} {what}." for what, count in cut.items() if count),
     )
 
@@ -71,9 +76,24 @@ def _tags(file: AtomicFile, names: list[str], row: int) -> Iterator[str]:
                 yield tag
 
 
-def _fits_a_message(tag: str) -> bool:
+def _numbers(file: AtomicFile, ids: list[str]) -> dict[str, float]:
+    if file.types.get("number") != "float":
+        return {}
+    numbers = file.optional_numbers("number").tolist()
+    return {item: number for item, number in zip(ids, numbers, strict=True) if not math.isnan(number)}
+
+
+def _groups(file: AtomicFile, ids: list[str]) -> dict[str, str]:
+    """Give the groups by item; one that no message could carry is left out."""
+    if file.types.get("group") != "token":
+        return {}
+    groups = map(str.strip, file.columns["group"])
+    return {item: group for item, group in zip(ids, groups, strict=True) if _fits_a_message(group)}
+
+
+def _fits_a_message(name: str) -> bool:
     try:
-        identifier("tag", tag)
+        identifier("name", name)
     except MalformedMessage:
         return False
     return True

@@ -1,4 +1,4 @@
-"""A data set in memory: ids, texts and tags once, behaviours as arrays of codes."""
+"""A data set in memory: what is known of items once, behaviours as arrays of codes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +74,8 @@ class Dataset:
         behaviors: names of the behaviours, the most frequent in training first.
         texts: one text per item; empty for an item known only from interactions.
         tags: the tags of every item, at most 32 each.
+        numbers: one finite number per item, such as a price; None where it has none.
+        groups: one group per item, such as a brand; None where it has none.
         train: the behaviours to learn from.
         test: the behaviours to measure with.
         lines: data lines read, by file name.
@@ -87,6 +89,8 @@ class Dataset:
     behaviors: tuple[str, ...]
     texts: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
+    numbers: tuple[float | None, ...]
+    groups: tuple[str | None, ...]
     train: Interactions
     test: Interactions
     lines: Mapping[str, int]

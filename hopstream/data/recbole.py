@@ -35,7 +35,8 @@ def read_dataset(path: str | Path) -> Dataset:
 
     An item's text is made of its columns called like a title, name, description, text or summary, in the file's
     order. Its tags are the words of a column ``tags`` as they are, and ``column::value`` for every other column
-    of type token or token_seq. Columns of numbers are not used.
+    of type token or token_seq. Its number is that of a column ``number:float``, its group what a column
+    ``group:token`` holds; either may be empty. Other columns of numbers are not used.
 
     Raises:
         DataError: there is no such data set, or a file of it is not as the format says.
@@ -69,6 +70,8 @@ def read_dataset(path: str | Path) -> Dataset:
         behaviors=tuple(behaviors),
         texts=tuple(catalogue.texts.get(item, "") for item in items.ids),
         tags=tuple(catalogue.tags.get(item, ()) for item in items.ids),
+        numbers=tuple(map(catalogue.numbers.get, items.ids)),
+        groups=tuple(map(catalogue.groups.get, items.ids)),
         train=interactions[0],
         test=interactions[1],
         lines={file.path.name: len(file) for file in (*parts, described) if file is not None},

@@ -11,7 +11,7 @@ link_to_itself       a link that leads nowhere
 link_repeated        the same link twice
 row_without_links    an item from which no other is reached
 freed_row_with_links a row without an item, still linked to others
-value_not_finite     a NaN or an infinity
+value_not_finite     a NaN or an infinity, but for the NaN of an item without a number
 """
 
 from collections.abc import Iterator, Mapping
@@ -71,10 +71,11 @@ def unlinked_rows(neighbors: np.ndarray, live: np.ndarray) -> np.ndarray:
 
 
 def value_faults(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
-    """Whether what is scored with are numbers; columns: [rows, width] each."""
+    """Whether what is scored with and filtered by are numbers; columns: [rows, width] each."""
     for name, values in columns.items():
         if values.dtype.kind == "f":
-            for row in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+            wrong = np.isinf(values) if name == "numbers" else ~np.isfinite(values)
+            for row in np.flatnonzero(wrong.any(axis=1)).tolist():
                 yield "value_not_finite", f"{name} of row {row}"
 
 

@@ -5,6 +5,8 @@ source_without_item  a record without an item
 source_unreadable    a record that is no item, or another one
 vector_differs       an item is not where its record would be placed now
 attributes_differ    an item has other tags than its record
+numbers_differ       an item has another number than its record, or one where that has none
+groups_differ        an item is of another group than its record
 sources_elsewhere    the records go up to another position in the stream than the items
 """
 
@@ -12,8 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from consumers.mirror import ATTRIBUTE_WIDTH, attribute_rows
-from consumers.questions import attribute_code
+from consumers.filters import filter_values, require_room
 from engine.model import Model
 from index_store import Snapshot
 from index_store.inspection import Moment
@@ -49,7 +50,7 @@ class SourceAudit:
         readable = [(item, row) for item, row in readable if 0 <= row < snapshot.rows]
         if readable:
             items, rows = [item for item, _ in readable], np.array([row for _, row in readable])
-            yield from self._attribute_faults(items, rows, snapshot)
+            yield from _filter_faults(items, rows, snapshot)
             if self._model is not None:
                 yield from _placement_faults(self._model, items, rows, snapshot)
 
@@ -57,17 +58,18 @@ class SourceAudit:
         item = decode_item(record)
         if item.id != name:
             raise MalformedMessage("id", f"is {item.id!r}")
-        if len(item.tags) > ATTRIBUTE_WIDTH:
-            raise MalformedMessage("tags", f"more than the {ATTRIBUTE_WIDTH} that the index holds")
+        require_room(item)
         if self._model is not None and (problem := self._model.encoder.problem(item.vector)):
             raise MalformedMessage("vector", problem)
         return item
 
-    def _attribute_faults(self, items: list[Item], rows: np.ndarray, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-        expected = attribute_rows([item.tags for item in items], attribute_code)
-        differs = (snapshot.columns["attributes"][rows] != expected).any(axis=1)
+
+def _filter_faults(items: list[Item], rows: np.ndarray, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    for name, expected in filter_values(items).items():
+        # By their bits, so that the NaN of no number equals itself.
+        differs = (snapshot.columns[name][rows].view(np.int64) != expected.view(np.int64)).any(axis=1)
         for place in np.flatnonzero(differs).tolist():
-            yield "attributes_differ", f"{items[place].id!r}: row {rows[place]}"
+            yield f"{name}_differ", f"{items[place].id!r}: row {rows[place]}"
 
 
 def _placement_faults(

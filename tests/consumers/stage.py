@@ -106,10 +106,18 @@ def running(worker: Worker) -> Iterator[Run]:
 
 
 def make_items(count: int, seed: int = 0, prefix: str = "i") -> list[Item]:
-    """Items with normally distributed vectors; every third has the tag `third`."""
+    """Items with random vectors, in seven groups; every third has the tag `third`, every second a number."""
     vectors = np.random.default_rng(seed).normal(size=(count, DIMENSIONS)).astype(np.float32)
     return [
-        Item(f"{prefix}{n}", text=f"item {n}", tags=("third",) if n % 3 == 0 else (), vector=vector, timestamp_ms=1000)
+        Item(
+            f"{prefix}{n}",
+            text=f"item {n}",
+            tags=("third",) if n % 3 == 0 else (),
+            number=n / 10 if n % 2 == 0 else None,
+            group=f"group {n % 7}",
+            vector=vector,
+            timestamp_ms=1000,
+        )
         for n, vector in enumerate(vectors)
     ]
 

@@ -171,6 +171,21 @@ def test_a_row_that_holds_another_item_now_obeys_the_request(desks: list[Desk]) 
     assert items(desk.ask(RecommendRequest(vector=vector, beam=600, budget=10_000)))[0] == "fresh"
 
 
+def test_a_row_whose_item_leaves_the_range_meanwhile_is_no_answer(desks: list[Desk]) -> None:
+    """What was asked for while an item had the right number is answered without it once it has another one."""
+    shard = snapshot(600)
+    desks.append(desk := Desk(shard, lanes=1))
+    for vector in vectors(20):
+        desk.submit(RecommendRequest(vector=vector, k=600, beam=600, budget=10_000, max_number=5))
+    row = np.array([5])
+    values = {"vectors": shard.columns["vectors"][row], "numbers": np.array([[5.5]]), "versions": np.array([[8]])}
+    desk.engine.follow(Change(8, 1, 600, {name: [(row, value)] for name, value in values.items()}, {"i5": 5}, []))
+    desk.engine.start()
+    for answer in desk.take(20).values():
+        assert answer.index_version == "g.8"
+        assert set(items(answer)) == {f"i{n}" for n in range(600)} - {"i5"}
+
+
 def test_bad_questions_hurt_nobody_else(desks: list[Desk]) -> None:
     """A vector of another length is malformed, overflowing scores have failed, and the next question is answered."""
     desks.append(desk := Desk(snapshot(50, scale=1e30)))

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -8,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.events import Record
+from consumers.filters import attribute_code
 from consumers.item_writer import ItemHandler, last_words
 from consumers.offsets import Ticket
 from consumers.state_consumer import Entry
+from engine.filters import Filter
 from index_store import Checkpoint, IndexStore, ShardDamaged, Sources, StaleEpoch
-from messages import Item, MalformedMessage, encode
+from messages import Item, MalformedMessage, decode_item, encode
 from tests.consumers.stage import (
     DIMENSIONS,
     PARAMS,
@@ -172,6 +175,28 @@ def test_the_second_writer_fences_the_first(stage: Stage) -> None:
     assert stage.count() == 5
     first.release(0)
     second.release(0)
+
+
+def test_what_an_item_is_filtered_by_follows_its_events(stage: Stage) -> None:
+    """Tags, number and group of the newest event are in its row, and in the record that a new generation is made of."""
+    writer = handler(stage)
+    writer.apply(0, entries(make_items(9)), upto(9))
+    moved = Item("i6", tags=("new",), group="other", vector=np.ones(DIMENSIONS, np.float32), timestamp_ms=2000)
+    writer.apply(0, [entry("i6", moved, 9)], upto(10))
+    index = stage.mirror().index
+    assert index.numbers[:8:2].tolist() == pytest.approx([0, 0.2, 0.4, math.nan], nan_ok=True)
+    assert index.groups[:8].tolist() == [attribute_code(f"group {n}") for n in (0, 1, 2, 3, 4, 5)] + [
+        attribute_code("other"),
+        attribute_code("group 0"),
+    ]
+    for wanted, rows in (
+        (Filter(any_of=(attribute_code("third"), attribute_code("new"))), [0, 3, 6]),
+        (Filter(high=0.6), [0, 2, 4]),
+    ):
+        assert np.flatnonzero(index.matching(wanted)).tolist() == rows
+    ((_, record),) = Sources(stage.server, stage.index, 0).get_many(["i6"])
+    assert decode_item(record) == moved
+    writer.release(0)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,29 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.filters import attribute_code, filter_values
 from consumers.mirror import Mirror, columns_of
-from consumers.questions import SearchDefaults, attribute_code, make_query, touched
+from consumers.questions import SearchDefaults, make_query, touched
 from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidQuery
 from engine.model import Model, vector_model
 from index_store import GenerationInfo, History, Snapshot
-from messages import HistoryEntry, RecommendRequest
+from messages import HistoryEntry, Item, RecommendRequest
 from tests.consumers.stage import DEGREE, DIMENSIONS
 
-ITEMS = [f"i{n}" for n in range(6)]
+DESCRIBED = [
+    Item("i0", tags=("blue",), number=1, group="Acme", timestamp_ms=1),
+    Item("i1", tags=("blue",), number=2, timestamp_ms=1),
+    Item("i2", tags=("blue", "round"), number=3, timestamp_ms=1),
+    Item("i3", tags=("round",), timestamp_ms=1),
+    Item("i4", number=5, timestamp_ms=1),
+    Item("i5", number=-6, timestamp_ms=1),
+]
+ITEMS = [item.id for item in DESCRIBED]
 UNKNOWN = "elsewhere"
 BEHAVIORS = ("buy", "cart", "view")
 
@@ -26,8 +37,8 @@ def some_mirror(model: Model) -> Mirror:
     arrays["neighbors"][:] = -1
     arrays["versions"][1:] = 1
     arrays["vectors"][:] = np.random.default_rng(0).normal(size=arrays["vectors"].shape)
-    arrays["attributes"][1:4, 0] = attribute_code("blue")
-    arrays["attributes"][3:5, 1] = attribute_code("round")
+    for name, values in filter_values(DESCRIBED).items():
+        arrays[name][1:] = values
     mirror = Mirror(info, model)
     mirror.load(Snapshot(1, 1, rows, arrays, {item: row for row, item in enumerate(ITEMS, start=1)}))
     return mirror
@@ -100,12 +111,35 @@ def test_without_behaviours_everything_touched_is_known() -> None:
     assert query.history_rows.tolist() == query.excluded.tolist() == [2, 5]
 
 
-@pytest.mark.parametrize(("tags", "rows"), [(("blue",), [1, 2, 3]), (("blue", "round"), [3]), (("red",), [])])
-def test_a_filter_lets_through_what_carries_every_tag(tags: tuple[str, ...], rows: list[int]) -> None:
-    """Rows with all of the tags, and nothing for a tag that nobody has."""
-    query = make_query(RecommendRequest(item="i0", tags=tags), {}, MIRROR, MODEL, SearchDefaults(), None)
+@pytest.mark.parametrize(
+    ("fields", "items"),
+    [
+        ({"tags": ("blue",)}, "i0 i1 i2"),
+        ({"tags": ("blue", "round")}, "i2"),
+        ({"tags": ("red",)}, ""),
+        ({"any_tags": ("round", "red")}, "i2 i3"),
+        ({"min_number": 2}, "i1 i2 i4"),
+        ({"max_number": 2}, "i0 i1 i5"),
+        ({"min_number": 2, "max_number": 3}, "i1 i2"),
+        ({"tags": ("blue",), "any_tags": ("red", "round"), "min_number": 3, "max_number": 3}, "i2"),
+        ({"any_tags": ("blue",), "max_number": -6.5}, ""),
+    ],
+)
+def test_a_filter_lets_through_what_it_names(fields: dict[str, Any], items: str) -> None:
+    """All of the tags, one of the others, a number within the range, its ends included: whatever is asked for."""
+    query = make_query(RecommendRequest(item="i0", **fields), {}, MIRROR, MODEL, SearchDefaults(), None)
     assert query.mask is not None
-    assert np.flatnonzero(query.mask).tolist() == rows
+    assert MIRROR.items(np.flatnonzero(query.mask)) == items.split()
+
+
+def test_a_limit_per_group_is_no_filter() -> None:
+    """It goes with the query, which has none unless the request says so."""
+    for asked, limit in ((None, 0), (3, 3)):
+        request = RecommendRequest(item="i0", max_per_group=asked)
+        query = make_query(request, {}, MIRROR, MODEL, SearchDefaults(), None)
+        assert (query.per_group, query.mask) == (limit, None)
+    groups = MIRROR.index.groups[: len(ITEMS) + 1]
+    assert groups.tolist() == [0, attribute_code("Acme"), 0, 0, 0, 0, 0]
 
 
 def test_a_vector_of_another_length_is_refused() -> None:
@@ -113,11 +147,3 @@ def test_a_vector_of_another_length_is_refused() -> None:
     request = RecommendRequest(vector=np.ones(3, np.float32))
     with pytest.raises(InvalidQuery, match="vector: has 3 dimensions, the metric 8"):
         make_query(request, {}, MIRROR, MODEL, SearchDefaults(), None)
-
-
-@given(st.text())
-def test_codes_of_tags_fit_the_column(tag: str) -> None:
-    """64 bits with a sign, the same every time, and never the 0 that stands for none."""
-    code = attribute_code(tag)
-    assert np.int64(code) == code != 0
-    assert attribute_code(tag) == code

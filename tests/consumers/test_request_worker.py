@@ -94,11 +94,17 @@ def test_nobody_knows_this_user(served: Served) -> None:
 
 
 def test_filters_and_exclusions_hold(served: Served) -> None:
-    """Only items with the tag, none of the excluded ones, and fewer than k where there are no more."""
+    """Only items with the tags and in the range, none of thousands excluded, fewer than k where there are no more."""
     _, mailbox, _ = served
     request = RecommendRequest(vector=ITEMS[0].vector, tags=("third",), exclude=("i0", "i3"), k=200)
     found = names(mailbox.ask(request))
     assert set(found) == {f"i{n}" for n in range(6, 300, 3)}
+    chosen = RecommendRequest(
+        vector=ITEMS[0].vector, any_tags=("third", "fourth"), min_number=3, max_number=6, exclude=("i36",), k=200
+    )
+    assert set(names(mailbox.ask(chosen))) == {"i30", "i42", "i48", "i54", "i60"}
+    few = RecommendRequest(vector=ITEMS[0].vector, exclude=tuple(f"i{n}" for n in range(5, 10_000)), k=200)
+    assert set(names(mailbox.ask(few))) == {"i0", "i1", "i2", "i3", "i4"}
     answer = mailbox.ask(RecommendRequest(item="elsewhere", tags=("nobody has this",)))
     assert (answer.status, answer.items, answer.reason) == (Status.OK, (), "unknown_item")
 

@@ -24,6 +24,8 @@ def dataset(triples: Triples, n_users: int = 6, n_items: int = 8) -> Dataset:
         behaviors=("view", "buy"),
         texts=("",) * n_items,
         tags=((),) * n_items,
+        numbers=(None,) * n_items,
+        groups=(None,) * n_items,
         train=Interactions(users, items, behaviors),
         test=Interactions(nothing, nothing, nothing),
         lines={},

@@ -4,10 +4,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from typer.testing import CliRunner
 
 from hopstream import __version__
+from hopstream.cli import app
+from messages import Recommendations, RecommendRequest, Status
 from tests.hopstream.datasets import write_shop
 from tests.servers import redis_server
 
@@ -100,6 +104,29 @@ def test_recommend_with_a_dead_broker_says_so() -> None:
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert done.stdout == ""
+
+
+def test_recommend_asks_for_what_its_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag for everything that a request can filter by; one that may come again is a list."""
+    client = MagicMock()
+    client.return_value.__enter__.return_value.recommend.return_value = Recommendations(Status.OK)
+    monkeypatch.setattr("hopstream.client.RecommendClient", client)
+    words = (
+        "recommend u1 -k 3 --tag a --tag b --any-tag c --any-tag d --min-number -1.5 --max-number 9 --max-per-group 2"
+    )
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    [(request, timeout_s)] = [call.args for call in client().__enter__().recommend.call_args_list]
+    assert timeout_s == 10.0
+    assert request == RecommendRequest(
+        user="u1", k=3, tags=("a", "b"), any_tags=("c", "d"), min_number=-1.5, max_number=9, max_per_group=2
+    )
+
+
+def test_an_empty_range_is_refused_before_anybody_is_asked() -> None:
+    """Exit code 1 and the flag's field."""
+    done = run("recommend", "u1", "--min-number", "3", "--max-number", "2")
+    assert done.returncode == 1
+    assert "max_number: less than min_number" in done.stderr
 
 
 def test_training_writes_a_metric_and_says_what(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from hopstream.data import Dataset, Interactions, hold_out, read_dataset
 from hopstream.errors import DataError
+from hopstream.loading import items_of
+from messages import Item
 
 HEADER = "user_id:token\titem_id:token\tbehavior:token\n"
 TRAIN = HEADER + "ann\tpen\tview\nann\tink\tbuy\nbob\tpen\tview\nbob\tpen\tbuy\ncat\tcup\tview\n"
@@ -73,6 +75,25 @@ def test_too_many_tags_are_cut_and_that_is_said(tmp_path: Path) -> None:
     data = read_dataset(folder_with(tmp_path, train_inter=TRAIN, test_inter=TEST, item=item))
     assert data.tags[data.items.index("pen")] == tuple(f"t{n}" for n in range(32))
     assert data.notes == ("1 items have more than 32 tags and lost the last ones.",)
+
+
+def test_numbers_and_groups_come_from_columns_of_their_names(tmp_path: Path) -> None:
+    """Empty fields are none, as is a group that no message could carry; a group is a tag like every other token."""
+    item = "item_id:token\tnumber:float\tgroup:token\npen\t1.5\t Acme \nink\t\tbad\x07name\njar\t-2e3\t\n"
+    data = read_dataset(folder_with(tmp_path, train_inter=TRAIN, test_inter=TEST, item=item))
+    assert dict(zip(data.items, data.numbers, strict=True)) == {"pen": 1.5, "ink": None, "jar": -2000.0, "cup": None}
+    assert dict(zip(data.items, data.groups, strict=True)) == {"pen": "Acme", "ink": None, "jar": None, "cup": None}
+    assert data.tags[data.items.index("pen")] == ("group::Acme",)
+    pen = next(message for message in items_of(data, 7) if message.id == "pen")
+    assert pen == Item("pen", tags=("group::Acme",), number=1.5, group="Acme", timestamp_ms=7)
+
+
+def test_columns_of_other_types_are_no_numbers_and_no_groups(tmp_path: Path) -> None:
+    """Words are tags whatever their column is called, and neither is made up where there is no such column."""
+    item = "item_id:token\tnumber:token\tgroup:token_seq\npen\t7\ta b\n"
+    data = read_dataset(folder_with(tmp_path, train_inter=TRAIN, test_inter=TEST, item=item))
+    assert set(data.numbers) == set(data.groups) == {None}
+    assert data.tags[data.items.index("pen")] == ("number::7", "group::a", "group::b")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("xz", lzma.compress)])
@@ -161,6 +182,12 @@ BROKEN = [
     ({"train_inter": TRAIN, "train_inter_xz": lzma.compress(TRAIN.encode())}, None, "the same part as"),
     ({"train_inter": TRAIN, "item": "item_id:token\npen\npen\n"}, 3, "stands on line 2 already"),
     ({"train_inter": TRAIN, "item": "title:token\npen\n"}, 1, "no column item_id"),
+    (
+        {"train_inter": TRAIN, "item": "item_id:token\tnumber:float\npen\t\nink\tdear\n"},
+        3,
+        "number is 'dear', not a num",
+    ),
+    ({"train_inter": TRAIN, "item": "item_id:token\tnumber:float\npen\t\nink\tnan\n"}, 3, "give a finite number"),
     ({"item": ITEM}, None, "holds no NAME.train.inter"),
 ]
 

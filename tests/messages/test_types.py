@@ -13,6 +13,8 @@ from messages import (
     RecommendRequest,
     ScoredItem,
     Status,
+    decode_request,
+    encode,
 )
 
 
@@ -30,7 +32,12 @@ from messages import (
         ({"user": "\ud800"}, "user: not valid unicode"),
         ({"user": "u", "history": ["a"]}, "history[0]: expected HistoryEntry, got str"),
         ({"user": "u", "exclude": "abc"}, "exclude: expected a sequence, got str"),
-        ({"user": "u", "exclude": ["a"] * 1001}, "exclude: more than 1000 entries"),
+        ({"user": "u", "exclude": ["a"] * 10_001}, "exclude: more than 10000 entries"),
+        ({"user": "u", "any_tags": "abc"}, "any_tags: expected a sequence, got str"),
+        ({"user": "u", "min_number": float("nan")}, "min_number: not finite"),
+        ({"user": "u", "max_number": "9"}, "max_number: expected a number, got str"),
+        ({"user": "u", "min_number": 2, "max_number": 1}, "max_number: less than min_number"),
+        ({"user": "u", "max_per_group": 0}, "max_per_group: not in 1..1000"),
         ({"user": "u", "exclude_behaviors": ["a", ""]}, "exclude_behaviors[1]: empty"),
         ({"vector": [1.0, 2.0]}, "vector: expected a floating-point array, got list"),
         ({"vector": np.ones(2, np.int32)}, "vector: expected a floating-point array, got ndarray"),
@@ -50,6 +57,12 @@ def test_a_user_may_bring_a_history() -> None:
     request = RecommendRequest(user="u", history=[HistoryEntry("a", "buy")], exclude=["b"])  # type: ignore[arg-type]
     assert request.history == (HistoryEntry("a", "buy"),)
     assert request.exclude == ("b",)
+
+
+def test_thousands_of_exclusions_fit() -> None:
+    """Ten thousand ids as long as a UUID come back as they went."""
+    request = RecommendRequest(user="u", exclude=tuple(f"{n:036}" for n in range(10_000)))
+    assert decode_request(encode(request)) == request
 
 
 def test_the_other_messages_check_themselves_too() -> None:

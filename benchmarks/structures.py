@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from benchmarks.curves import Curve, draw
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.peers import PEERS, Peer, Unavailable
-from benchmarks.peers.contest import Measured, compete
+from benchmarks.peers.contest import PATIENCE, Measured, compete
 from benchmarks.peers.exact import FaissFlat
 from benchmarks.peers.graphs import FaissHnsw, Hnswlib
 from benchmarks.peers.process import Task
@@ -39,7 +39,7 @@ Results = Mapping[type[Peer], Measured | Exception]
 class StructureRow:
     """One structure: queries/s at recall 0.95, also as a multiple of exhaustive search.
 
-    note: parameters of building, or why nothing was measured.
+    note: parameters of building, and where the sweep was cut short; or why nothing was measured.
     """
 
     method: str
@@ -83,7 +83,7 @@ def report(results: Results, task: Task) -> Report:
         at, speedup = result.seconds_at(RECALL), _speedup(results, peer, FaissFlat)
         rate = len(task.queries) / at.median if at else None
         highest = max(result.recalls.values())
-        rows.append(StructureRow(method, result.build_seconds, highest, rate, speedup, peer.built_with))
+        rows.append(StructureRow(method, result.build_seconds, highest, rate, speedup, _note(peer, result)))
         points += [
             PointRow(method, peer.parameter, setting, recall, len(task.queries) / timing.median, timing.spread)
             for (setting, recall), timing in zip(result.recalls.items(), result.timings.values(), strict=True)
@@ -98,6 +98,12 @@ def report(results: Results, task: Task) -> Report:
 
 def _method(peer: type[Peer]) -> str:
     return f"{peer.structure}: {peer.library}"
+
+
+def _note(peer: type[Peer], result: Measured) -> str:
+    if result.too_slow is None:
+        return peer.built_with
+    return f"{peer.built_with}; cut short: {peer.parameter} {result.too_slow:g} takes over {PATIENCE:g} s"
 
 
 def _speedup(results: Results, peer: type[Peer] | None, beside: type[Peer]) -> float | None:

@@ -23,14 +23,15 @@ from benchmarks.peers import PEERS, Peer, Unavailable
 from benchmarks.peers.contest import PATIENCE, Measured, compete
 from benchmarks.peers.exact import FaissFlat
 from benchmarks.peers.graphs import FaissHnsw, Hnswlib
+from benchmarks.peers.ours import Ours
 from benchmarks.peers.process import Task
 from benchmarks.report import Report
 from benchmarks.timing import Ratio
 
 K = 10
 RECALL = 0.95
-OURS: type[Peer] | None = None
-"""The engine among the peers."""
+OURS: type[Peer] = Ours
+"""Which of the peers the figures are of."""
 
 Results = Mapping[type[Peer], Measured | Exception]
 
@@ -106,9 +107,9 @@ def _note(peer: type[Peer], result: Measured) -> str:
     return f"{peer.built_with}; cut short: {peer.parameter} {result.too_slow:g} takes over {PATIENCE:g} s"
 
 
-def _speedup(results: Results, peer: type[Peer] | None, beside: type[Peer]) -> float | None:
+def _speedup(results: Results, peer: type[Peer], beside: type[Peer]) -> float | None:
     """How many times as many queries/s a peer answers at the recall as another one; None if one does not reach it."""
-    mine, theirs = (results.get(one) if one else None for one in (peer, beside))
+    mine, theirs = results.get(peer), results.get(beside)
     if not isinstance(mine, Measured) or not isinstance(theirs, Measured):
         return None
     seconds = mine.seconds_at(RECALL), theirs.seconds_at(RECALL)

@@ -20,17 +20,18 @@ from safetensors.numpy import load_file
 from benchmarks.curves import Curve, draw
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.peers import PEERS, Peer, Unavailable
-from benchmarks.peers.contest import Measured, compete
+from benchmarks.peers.contest import PATIENCE, Measured, compete
 from benchmarks.peers.exact import FaissFlat
 from benchmarks.peers.graphs import FaissHnsw, Hnswlib
+from benchmarks.peers.ours import Ours
 from benchmarks.peers.process import Task
 from benchmarks.report import Report
 from benchmarks.timing import Ratio
 
 K = 10
 RECALL = 0.95
-OURS: type[Peer] | None = None
-"""The engine among the peers."""
+OURS: type[Peer] = Ours
+"""Which of the peers the figures are of."""
 
 Results = Mapping[type[Peer], Measured | Exception]
 
@@ -39,7 +40,7 @@ Results = Mapping[type[Peer], Measured | Exception]
 class StructureRow:
     """One structure: queries/s at recall 0.95, also as a multiple of exhaustive search.
 
-    note: parameters of building, or why nothing was measured.
+    note: parameters of building, and where the sweep was cut short; or why nothing was measured.
     """
 
     method: str
@@ -83,7 +84,7 @@ def report(results: Results, task: Task) -> Report:
         at, speedup = result.seconds_at(RECALL), _speedup(results, peer, FaissFlat)
         rate = len(task.queries) / at.median if at else None
         highest = max(result.recalls.values())
-        rows.append(StructureRow(method, result.build_seconds, highest, rate, speedup, peer.built_with))
+        rows.append(StructureRow(method, result.build_seconds, highest, rate, speedup, _note(peer, result)))
         points += [
             PointRow(method, peer.parameter, setting, recall, len(task.queries) / timing.median, timing.spread)
             for (setting, recall), timing in zip(result.recalls.items(), result.timings.values(), strict=True)
@@ -100,9 +101,15 @@ def _method(peer: type[Peer]) -> str:
     return f"{peer.structure}: {peer.library}"
 
 
-def _speedup(results: Results, peer: type[Peer] | None, beside: type[Peer]) -> float | None:
+def _note(peer: type[Peer], result: Measured) -> str:
+    if result.too_slow is None:
+        return peer.built_with
+    return f"{peer.built_with}; cut short: {peer.parameter} {result.too_slow:g} takes over {PATIENCE:g} s"
+
+
+def _speedup(results: Results, peer: type[Peer], beside: type[Peer]) -> float | None:
     """How many times as many queries/s a peer answers at the recall as another one; None if one does not reach it."""
-    mine, theirs = (results.get(one) if one else None for one in (peer, beside))
+    mine, theirs = results.get(peer), results.get(beside)
     if not isinstance(mine, Measured) or not isinstance(theirs, Measured):
         return None
     seconds = mine.seconds_at(RECALL), theirs.seconds_at(RECALL)

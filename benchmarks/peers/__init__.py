@@ -7,6 +7,7 @@ relative-neighbourhood graph here is NSG.
 from benchmarks.peers.exact import FaissFlat
 from benchmarks.peers.graphs import FaissHnsw, FaissNearestNeighbors, FaissNsg, Hnswlib, NmslibSmallWorld
 from benchmarks.peers.hashes import FaissLsh, FaissProductQuantizer
+from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import Peer, Unavailable, installed
 from benchmarks.peers.trees import KdTree, RandomizedKdTrees
 
@@ -21,7 +22,8 @@ PEERS: tuple[type[Peer], ...] = (
     FaissHnsw,
     FaissNsg,
     FaissProductQuantizer,
+    Ours,
 )
-"""By family, the oldest first; exact search leads."""
+"""By family, the oldest first; exact search leads, ours comes last."""
 
 __all__ = ["PEERS", "Peer", "Unavailable", "installed"]

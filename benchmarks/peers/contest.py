@@ -14,14 +14,21 @@ from benchmarks.timing import Timing, alternate
 _ENOUGH = 0.999
 """A sweep ends with the first setting of such a recall."""
 
+PATIENCE = 5.0
+"""Seconds for all queries: a sweep ends before a setting that takes longer, its first one excepted."""
+
 
 @dataclass(frozen=True)
 class Measured:
-    """A peer's recall, and its seconds for all queries, at each setting of its sweep; and those of building it."""
+    """A peer's recall, and its seconds for all queries, at each setting of its sweep; and those of building it.
+
+    too_slow: the setting that ended the sweep by its time, or None.
+    """
 
     build_seconds: float
     recalls: Mapping[float, float]
     timings: Mapping[float, Timing]
+    too_slow: float | None = None
 
     def points(self, queries: int) -> list[Point]:
         """(recall, queries/s) of every setting, by medians."""
@@ -37,6 +44,12 @@ class Measured:
         return Timing(tuple(1 / rate for rate in rates)) if rates else None
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    recalls: Mapping[float, float]
+    too_slow: float | None
+
+
 def exact(task: Task) -> np.ndarray:
     """The k rows of the largest inner products, integer [Q, k], in no order."""
     return np.argpartition(-(task.queries @ task.vectors.T), task.k - 1, axis=1)[:, : task.k]
@@ -48,22 +61,26 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def compete(
-    peers: Sequence[type[Peer]], task: Task, rounds: int, progress: Callable[[str], None]
+    peers: Sequence[type[Peer]],
+    task: Task,
+    rounds: int,
+    progress: Callable[[str], None],
+    patience: float = PATIENCE,
 ) -> dict[type[Peer], Measured | Exception]:
     """Build all peers, one by one, then let them take turns; an exception says why one was not measured.
 
-    progress: is told what comes next.
+    progress: is told what comes next. patience: in seconds, see `PATIENCE`.
     """
     wanted = exact(task)
     processes: dict[type[Peer], PeerProcess] = {}
-    recalls: dict[type[Peer], dict[float, float]] = {}
+    sweeps: dict[type[Peer], _Sweep] = {}
     missing: dict[type[Peer], Exception] = {}
     with ExitStack() as stack:
         for peer in peers:
             progress(f"building {peer.library}")
             try:
                 process = stack.enter_context(PeerProcess(peer, task))
-                recalls[peer] = _sweep(peer, process, wanted)
+                sweeps[peer] = _sweep(peer, process, wanted, patience)
             except (Unavailable, PeerFailed) as error:
                 missing[peer] = error
             else:
@@ -72,21 +89,28 @@ def compete(
         runs = {
             (peer, setting): process.stopwatch(setting)
             for peer, process in processes.items()
-            for setting in recalls[peer]
+            for setting in sweeps[peer].recalls
         }
-        timings = alternate(runs, rounds)
+        timings = alternate(runs, rounds, warm_ups=0)  # the sweeps have warmed them up
     measured = {
-        peer: Measured(process.build_seconds, recalls[peer], {at: timings[peer, at] for at in recalls[peer]})
-        for peer, process in processes.items()
+        peer: Measured(
+            processes[peer].build_seconds,
+            sweep.recalls,
+            {setting: timings[peer, setting] for setting in sweep.recalls},
+            sweep.too_slow,
+        )
+        for peer, sweep in sweeps.items()
     }
     return {peer: measured.get(peer) or missing[peer] for peer in peers}
 
 
-def _sweep(peer: type[Peer], process: PeerProcess, wanted: np.ndarray) -> dict[float, float]:
-    """The recall of each setting, up to the first that finds about everything."""
+def _sweep(peer: type[Peer], process: PeerProcess, wanted: np.ndarray, patience: float) -> _Sweep:
+    """Try the settings up to the first that finds about everything, or takes too long."""
     recalls: dict[float, float] = {}
     for setting in peer.settings:
-        recalls[setting] = recall(process.rows(setting), wanted)
+        if process.stopwatch(setting)() > patience and recalls:
+            return _Sweep(recalls, setting)
+        recalls[setting] = recall(process.rows(), wanted)
         if recalls[setting] >= _ENOUGH:
             break
-    return recalls
+    return _Sweep(recalls, None)

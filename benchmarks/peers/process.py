@@ -48,9 +48,9 @@ class PeerProcess:
             self.close()
             raise
 
-    def rows(self, setting: float) -> np.ndarray:
-        """What it finds with a setting, integer [Q, k]."""
-        rows: np.ndarray = self._ask("rows", setting)
+    def rows(self) -> np.ndarray:
+        """What it found the last time that it was timed, integer [Q, k]."""
+        rows: np.ndarray = self._ask("rows")
         return rows
 
     def stopwatch(self, setting: float) -> Run:
@@ -101,8 +101,8 @@ def _serve(connection: Connection, peer: type[Peer], task: Task) -> None:
         contestant = _Contestant(peer, task)
         connection.send(contestant.build_seconds)
         while True:
-            name, setting = connection.recv()
-            connection.send(contestant.rows(setting) if name == "rows" else contestant.seconds(setting))
+            name, *given = connection.recv()
+            connection.send(contestant.rows if name == "rows" else contestant.seconds(*given))
     except EOFError:
         return
     except Unavailable as error:
@@ -122,13 +122,12 @@ class _Contestant:
         start = time.perf_counter()
         self._peer.build(vectors)
         self.build_seconds = time.perf_counter() - start
+        self.rows = np.empty((len(task.queries), 0), np.int64)
         self._stopwatches: dict[float, Stopwatch] = {}
-
-    def rows(self, setting: float) -> np.ndarray:
-        self._peer.set(setting)
-        return self._peer.search(self._queries, self._k)
 
     def seconds(self, setting: float) -> float:
         self._peer.set(setting)
-        search = self._stopwatches.setdefault(setting, Stopwatch(lambda: self._peer.search(self._queries, self._k)))
-        return search()
+        return self._stopwatches.setdefault(setting, Stopwatch(self._search))()
+
+    def _search(self) -> None:
+        self.rows = self._peer.search(self._queries, self._k)

@@ -14,7 +14,7 @@ class KdTree(Peer):
     euclidean = True
     built_with = "leafsize 16"
     parameter = "eps"
-    settings = (1.0, 0.7, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.0)
+    settings = (1.0, 0.5, 0.4, 0.3, 0.25, 0.2, 0.0)
 
     def build(self, vectors: np.ndarray) -> None:
         """Split at medians."""

@@ -1,6 +1,7 @@
 """Peers: each finds what it should, in a process of its own, and one that cannot run is a line of the table."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +76,27 @@ class Crashing(KdTree):
     def search(self, queries, k):
         """Crash."""
         os._exit(9)
+
+
+class Slow(KdTree):
+    """Its settings are the seconds that it takes at least."""
+
+    library = "slow"
+    settings = (0.2, 0.0, 0.4, 0.0)
+
+    def search(self, queries, k):
+        """Find nothing right, so that the sweep goes on."""
+        time.sleep(self._eps)
+        return np.full((len(queries), k), -1)
+
+
+def test_a_sweep_ends_before_a_setting_that_takes_too_long(task):
+    """The first setting counts, however long it takes: a peer without any would have no row."""
+    measured = compete([Slow], task, rounds=1, progress=lambda _: None, patience=0.1)[Slow]
+    assert isinstance(measured, Measured)
+    assert measured.too_slow == 0.4
+    assert measured.recalls == {0.2: 0.0, 0.0: 0.0}
+    assert measured.timings.keys() == measured.recalls.keys()
 
 
 def test_peers_that_cannot_run_leave_the_others_their_turns(task):

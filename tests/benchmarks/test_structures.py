@@ -15,11 +15,13 @@ from benchmarks.peers.contest import Measured
 from benchmarks.peers.exact import FaissFlat
 from benchmarks.peers.graphs import FaissHnsw, Hnswlib
 from benchmarks.peers.process import Task
+from benchmarks.peers.trees import KdTree
 from benchmarks.timing import Timing
 
 RESULTS = {
     FaissFlat: Measured(0.1, {0.0: 1.0}, {0.0: Timing((4.0, 4.0))}),
     Hnswlib: Measured(2.0, {16.0: 0.90, 32.0: 0.95}, {16.0: Timing((0.5, 1.0)), 32.0: Timing((1.0, 2.0))}),
+    KdTree: Measured(0.5, {1.0: 0.6}, {1.0: Timing((8.0, 8.0))}, too_slow=0.5),
     FaissHnsw: Unavailable("faiss: No module named 'faiss'"),
 }
 
@@ -42,10 +44,13 @@ def test_queries_are_the_mean_vectors_of_histories(tmp_path):
 
 def test_report_has_a_row_for_each_structure(task):
     """Queries/s at recall 0.95 by medians; speed over exhaustive search round by round; or why there are none."""
-    flat, hnswlib, faiss = structures.report(RESULTS, task).rows
+    flat, hnswlib, tree, faiss = structures.report(RESULTS, task).rows
     assert flat.queries_per_second == pytest.approx(0.5)
     assert hnswlib.queries_per_second == pytest.approx(2 / 1.5)
     assert hnswlib.over_exhaustive == pytest.approx((4.0 + 2.0) / 2)
+    assert hnswlib.note == Hnswlib.built_with
+    assert tree.queries_per_second is None
+    assert "eps 0.5 takes over" in tree.note
     assert faiss.queries_per_second is None
     assert faiss.note == "not available: faiss: No module named 'faiss'"
 

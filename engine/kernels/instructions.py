@@ -159,7 +159,7 @@ def scan_groups(
 
 @intrinsic
 def dot_bytes(typing: Any, unsigned: Any, signed: Any, length: Any) -> Any:
-    """The inner product, an int32, of uint8[length] and int8[length] at these addresses; a multiple of 4 · LANES ≥ 1."""
+    """The inner product, an int32, of uint8[length] and int8[length] at two addresses; a multiple of 4 · LANES."""
     sums_type, bytes_type = ir.VectorType(_INT, LANES), ir.VectorType(_BYTE, 4 * LANES)
 
     def generate(context, builder, signature, arguments):

@@ -142,7 +142,7 @@ def _searched(
 ) -> tuple[np.ndarray, float]:
     """Walk with so many lanes at a time; ``size`` is what a beam can hold."""
     users = metric.make_users(len(queries), state.device)
-    metric.encode_users(queries, state, users, range(len(queries)))
+    metric.encode_users(queries, state, users, np.arange(len(queries)))
     found, evaluations = np.empty((len(queries), k), np.int64), 0
     for first in range(0, len(queries), LANES):
         lanes = np.arange(first, min(first + LANES, len(queries)))

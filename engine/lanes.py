@@ -8,6 +8,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
+from engine.columns import read, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED
@@ -47,9 +48,8 @@ class Ranking:
         if missing > 0:
             self.scores = torch.nn.functional.pad(self.scores, (0, missing), value=-torch.inf)
             self.rows = torch.nn.functional.pad(self.rows, (0, missing), value=NO_ROW)
-        chosen = torch.from_numpy(lanes).to(self.rows.device)
-        self.scores[chosen] = -torch.inf
-        self.rows[chosen] = NO_ROW
+        write(self.scores, lanes, -inf)
+        write(self.rows, lanes, NO_ROW)
         self.sizes[lanes] = sizes
 
     def merge(self, lanes: np.ndarray, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -73,8 +73,7 @@ class Ranking:
 
     def full(self, lanes: np.ndarray) -> np.ndarray:
         """bool[n]: which of the lanes int64[n] have no empty place."""
-        last = torch.from_numpy(np.stack([lanes, self.sizes[lanes] - 1])).to(self.rows.device)
-        filled: np.ndarray = (self.rows[last[0], last[1]] != NO_ROW).cpu().numpy()
+        filled: np.ndarray = read(self.rows, lanes, self.sizes[lanes] - 1) != NO_ROW
         return filled
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from engine import tiles
+from engine.columns import read, write
 from engine.errors import InvalidColumns, InvalidQuery
 from engine.kernels.scoring import score_vectors
 from engine.kernels.threads import over_lanes
@@ -88,8 +89,7 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        vectors = torch.stack([self._user_vector(query, state) for query in queries])
-        users[0][torch.from_numpy(lanes).to(state.device)] = vectors
+        write(users[0], lanes, np.stack([self._user_vector(query, state) for query in queries]))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""
@@ -112,12 +112,13 @@ class VectorMetric:
         """Nothing is known of an item but its vector."""
         return None
 
-    def _user_vector(self, query: Query, state: torch.Tensor) -> torch.Tensor:
+    def _user_vector(self, query: Query, state: torch.Tensor) -> np.ndarray:
         if query.vector is not None:
-            return query_vector(query.vector, self.dimensions).to(state.device)
+            return query_vector(query.vector, self.dimensions).numpy()
         if len(query.history_rows) == 0:
-            return torch.zeros(self.dimensions, device=state.device)
-        return state[torch.from_numpy(query.history_rows).to(state.device)].mean(dim=0)
+            return np.zeros(self.dimensions, np.float32)
+        mean: np.ndarray = read(state, query.history_rows).mean(axis=0)
+        return mean
 
     def _score_tiles(self, items: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         """float32[tiles, T] of items float32[tiles, T, D] for users float32[tiles, D]."""

@@ -42,7 +42,7 @@ class Rounds(Protocol):
 
     def merge(
         self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray,
-        scores: torch.Tensor, tangents: torch.Tensor,
+        scores: torch.Tensor, tangents: torch.Tensor | None,
     ) -> np.ndarray:  # fmt: skip
         """See `merge`."""
 
@@ -123,21 +123,22 @@ def choose_linked(
 
 def merge(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
-    tangents: torch.Tensor,
+    tangents: torch.Tensor | None,
 ) -> np.ndarray:  # fmt: skip
     """Merge the rows of the table int64[n, p] with scores float32[n, p] into lanes int64[n].
 
-    tangents: float32[m ≤ n, p, S + 1], of the first of them. Counts the evaluations. Returns bool[n], whether a lane's
+    tangents: float32[n, p, S + 1], where they are to be kept. Counts the evaluations. Returns bool[n], whether a lane's
     results changed.
     """
     places = torch.arange(table.shape[1], device=table.device)
     real = places < torch.from_numpy(counts).to(table.device)[:, None]
     rows, scores = table.masked_fill(~real, NO_ROW), scores.masked_fill(~real, -torch.inf)
     slots = torch.from_numpy(lanes.evaluations[chosen]).to(table.device)[:, None] + places
-    slots = slots.masked_fill(~real | (slots >= lanes.tangents.shape[1]), NO_SLOT)
-    for line, lane in enumerate(chosen[: len(tangents)].tolist()):
-        kept = slots[line] != NO_SLOT
-        lanes.tangents[lane, slots[line][kept]] = tangents[line, kept]
+    slots = slots.masked_fill(~real | (slots >= lanes.tangents.shape[1]) | (tangents is None), NO_SLOT)
+    if tangents is not None:
+        for line, lane in enumerate(chosen.tolist()):
+            kept = slots[line] != NO_SLOT
+            lanes.tangents[lane, slots[line][kept]] = tangents[line, kept]
     lanes.evaluations[chosen] += counts
     return _merge_lists(index, lanes, chosen, rows, scores, slots)
 
@@ -171,6 +172,7 @@ def _take(index: ItemIndex, lanes: Lanes, lane: int, line: torch.Tensor, candida
     first = int(lanes.evaluations[lane])
     rows = candidates[wanted][: min(len(line), int(lanes.budgets[lane]) - first)]
     line[: len(rows)] = rows
+    line[len(rows) :] = NO_ROW
     lanes.marks[lane, rows] |= VISITED
     kept = rows[: max(0, lanes.scored.shape[1] - first)]
     lanes.scored[lane, first : first + len(kept)] = kept.int()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine import rounds as plain
+from engine.columns import read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
@@ -142,14 +143,19 @@ class ParallelSearch:
 
     def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: np.ndarray) -> np.ndarray:
         """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: bool[n], what it changed."""
-        index, users = self.index, self.lanes.users
-        table = table[:, : int(counts.max())]
-        places = torch.arange(table.shape[1], device=table.device)
-        table.masked_fill_(places >= torch.from_numpy(counts).to(table.device)[:, None], NO_ROW)
-        mine = torch.from_numpy(chosen).to(index.device)
-        scores, tangents = index.metric.score_with_tangents(index.state, table[:derived], users, mine[:derived])
-        rest = index.metric.score(index.state, table[derived:], users, mine[derived:])
-        return self._rounds.merge(index, self.lanes, chosen, table, counts, torch.cat([scores, rest]), tangents)
+        index, lanes = self.index, self.lanes
+        entered = np.zeros(len(chosen), dtype=bool)
+        for part, derive in ((slice(0, derived), True), (slice(derived, None), False)):
+            widest = int(counts[part].max(initial=0))
+            if widest == 0:
+                continue
+            rows, mine = table[part, :widest], torch.from_numpy(chosen[part]).to(index.device)
+            if derive:
+                scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
+            else:
+                scores, tangents = index.metric.score(index.state, rows, lanes.users, mine), None
+            entered[part] = self._rounds.merge(index, lanes, chosen[part], rows, counts[part], scores, tangents)
+        return entered
 
     def _advance(self, chosen: np.ndarray, counts: np.ndarray, entered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Set what every lane does next; returns those that spent their budgets and those that have converged."""
@@ -179,10 +185,8 @@ class ParallelSearch:
         lanes = self.lanes
         if len(done) == 0:
             return []
-        chosen = torch.from_numpy(done).to(self.index.device)
-        found = lanes.results.rows[chosen]
-        same = (found != NO_ROW) & (lanes.result_versions[chosen] == self.index.versions[found])
-        kept, rows, scores = (column.cpu().numpy() for column in (same, found, lanes.results.scores[chosen]))
+        rows, scores = read(lanes.results.rows, done), read(lanes.results.scores, done)
+        kept = (rows != NO_ROW) & (read(lanes.result_versions, done) == read(self.index.versions, rows))
         answers = [
             Answer(
                 rows=rows[line][kept[line]],

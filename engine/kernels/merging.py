@@ -28,6 +28,7 @@ def take(items, lanes, lane, table, line, candidates):
             visit(lanes, lane, row, lanes.evaluations[lane] + taken)
             table[line, taken] = row
             taken += 1
+    table[line, taken:candidates] = -1
     return taken
 
 
@@ -40,12 +41,14 @@ def visit(lanes, lane, row, slot):
 
 
 @njit(nogil=True, cache=True)
-def merge(first, last, chosen, items, lanes, table, counts, scores, entered):
+def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, entered):
     """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
     Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results.
-    entered: bool[n], whether a lane's results changed. Counts the evaluations.
+    tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as far as there are any. entered: bool[n],
+    whether a lane's results changed. Counts the evaluations.
     """
+    derived = len(tangents) > 0
     order, source = (
         np.empty(_BLOCK, np.int64),
         np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64),
@@ -71,7 +74,7 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, entered):
                     lanes.beam_scores[lane, place] = scores[i, ~old]
                     lanes.beam_rows[lane, place] = table[i, ~old]
                     lanes.unexpanded[lane, place] = lanes.walks[lane]
-                    lanes.slots[lane, place] = slot if slot < lanes.tangents.shape[1] else -1
+                    lanes.slots[lane, place] = slot if derived and slot < lanes.tangents.shape[1] else -1
             size = lanes.result_sizes[lane]
             count = _sorted(scores, table, i, start, stop, lanes.result_scores[lane, size - 1], order)
             count = _allowed(items, lanes, lane, table, i, order, count)
@@ -89,6 +92,8 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, entered):
                     lanes.result_scores[lane, place] = scores[i, ~old]
                     lanes.result_rows[lane, place] = table[i, ~old]
                     lanes.result_versions[lane, place] = items.versions[table[i, ~old]]
+        if derived:
+            _keep_tangents(lanes, lane, counts[i], tangents, i)
         lanes.evaluations[lane] += counts[i]
 
 
@@ -151,11 +156,8 @@ def _merged_order(old_scores, old_rows, lane, size, scores, table, i, order, cou
 
 
 @njit(nogil=True, cache=True)
-def keep_tangents(first, last, chosen, lanes, counts, tangents):
-    """Copy tangents float32[n, p, S + 1] into their lanes' slots, as far as there are any."""
-    for i in range(first, last):
-        lane = chosen[i]
-        start = lanes.evaluations[lane]
-        for p in range(min(counts[i], lanes.tangents.shape[1] - start)):
-            for d in range(tangents.shape[2]):
-                lanes.tangents[lane, start + p, d] = tangents[i, p, d]
+def _keep_tangents(lanes, lane, count, tangents, i):
+    start = lanes.evaluations[lane]
+    for p in range(min(count, lanes.tangents.shape[1] - start)):
+        for d in range(tangents.shape[2]):
+            lanes.tangents[lane, start + p, d] = tangents[i, p, d]

@@ -14,6 +14,8 @@ from engine.lanes import Lanes
 from engine.rounds import CLUSTER_ROUNDS
 from engine.sketch import Sketch
 
+_NO_TANGENTS = np.empty((0, 0, 0), np.float32)
+
 _EXTRA_FOUND = 2
 """How many times its share a centre finds, since two may find the same."""
 
@@ -75,14 +77,14 @@ def choose_far(
 
 def merge(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
-    tangents: torch.Tensor,
+    tangents: torch.Tensor | None,
 ) -> np.ndarray:  # fmt: skip
     """See `engine.rounds.merge`."""
     columns = lanes.columns
     entered = np.zeros(len(chosen), dtype=bool)
-    over_lanes(merging.keep_tangents, len(tangents), chosen, columns, counts, tangents.numpy())
     over_lanes(
-        merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts, scores.numpy(), entered
+        merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts, scores.numpy(),
+        tangents.numpy() if tangents is not None else _NO_TANGENTS, entered,
     )  # fmt: skip
     return entered
 

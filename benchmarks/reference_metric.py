@@ -147,7 +147,9 @@ class ReferenceMetric:
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Fold everything that does not depend on the item."""
         histories = padded_histories(queries, HISTORY)
-        over_lanes(fold_users, len(queries), state.numpy(), histories, lanes, self._layers, as_arrays(users))
+        over_lanes(
+            fold_users, len(queries), state.numpy(), histories, lanes, self._layers, as_arrays(ReferenceUsers(*users))
+        )
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""
@@ -163,7 +165,9 @@ class ReferenceMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        over_lanes(score_pairs, len(rows), *given, as_arrays(users), self._layers, scores, tangents, derive)
+        over_lanes(
+            score_pairs, len(rows), *given, as_arrays(ReferenceUsers(*users)), self._layers, scores, tangents, derive
+        )
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
 

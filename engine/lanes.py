@@ -11,7 +11,8 @@ import torch
 from engine.columns import read, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
-from engine.kernels.merging import BARRED
+from engine.kernels.merging import BARRED, wipe
+from engine.kernels.threads import over_lanes
 from engine.query import Query
 
 NO_ROW = -1
@@ -106,8 +107,8 @@ class Lanes:
         self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.pending: dict[int, np.ndarray] = {}
-        # By lane the rows that are barred, None where a filter bars others.
-        self._barred: list[np.ndarray | None] = [np.empty(0, dtype=np.int64)] * count
+        self._filtered = np.zeros(count, dtype=bool)
+        self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
         self._columns: LaneColumns | None = None
 
     @property
@@ -165,15 +166,14 @@ class Lanes:
         self.walks[lanes], self.running[lanes] = walks, True
         self.steps[lanes] = self.quiet[lanes] = 0
         self.stages[lanes] = Stage.SEEDS
-        for lane, query, rows in zip(lanes.tolist(), queries, seeds, strict=True):
-            self._mark(lane, query)
-            self.queries[lane] = query
-            self.deadlines[lane] = inf if query.deadline is None else query.deadline
-            # Who starts from rows that say nothing of the user looks far first.
-            self.next_stages[lane] = Stage.NEAR if len(query.history_rows) else Stage.FAR
-            self.pending[lane] = rows
-        self.waiting[lanes] = True
+        self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
+        # Who starts from rows that say nothing of the user looks far first.
+        self.next_stages[lanes] = [Stage.NEAR if len(query.history_rows) else Stage.FAR for query in queries]
+        self._mark(lanes, queries)
         self.evaluations[lanes] = 0
+        self.waiting[lanes] = True
+        for lane, query, rows in zip(lanes.tolist(), queries, seeds, strict=True):
+            self.queries[lane], self.pending[lane] = query, rows
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
@@ -193,26 +193,28 @@ class Lanes:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
         self._columns = None
 
-    def _mark(self, lane: int, query: Query) -> None:
-        """Bar what the query's filter leaves out and what it excludes; nothing else stays marked.
+    def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
+        """Bar what each query's filter leaves out and what it excludes; nothing else stays marked."""
+        self._wipe(lanes)
+        for lane, query in zip(lanes.tolist(), queries, strict=True):
+            self._filtered[lane] = query.mask is not None
+            self._excluded[lane] = query.excluded
+            if query.mask is not None:
+                barred = np.full(self.marks.shape[1], BARRED, np.uint8)
+                barred[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
+                write(self.marks, np.array([lane]), barred)
+            if len(query.excluded):
+                write(self.marks[lane], query.excluded, BARRED)
 
-        A catalogue is large and a search touches little of it: where that is known, only that is wiped.
-        """
-        barred, scored = self._barred[lane], int(self.evaluations[lane])
-        on_cpu = self.marks.device.type == "cpu"
-        marks = self.marks.numpy()[lane] if on_cpu else np.zeros(self.marks.shape[1], np.uint8)
-        if barred is None or scored > self.scored.shape[1]:
-            marks[:] = 0
-        elif on_cpu:
-            marks[self.scored.numpy()[lane, :scored]] = 0
-            marks[barred] = 0
-        if query.mask is not None:
-            marks[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
-            marks[len(query.mask) :] = BARRED
-        marks[query.excluded] = BARRED
-        self._barred[lane] = query.excluded if query.mask is None else None
-        if not on_cpu:
-            self.marks[lane] = torch.from_numpy(marks)
+    def _wipe(self, lanes: np.ndarray) -> None:
+        """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""
+        if self.marks.device.type != "cpu":
+            write(self.marks, lanes, 0)
+            return
+        over_lanes(wipe, len(lanes), lanes, self._filtered, self.columns)
+        for lane in lanes.tolist():
+            if len(self._excluded[lane]):
+                write(self.marks[lane], self._excluded[lane], 0)
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ every row has a gradient of its own, at the price of the same one system of equa
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from engine import tiles
@@ -58,7 +59,7 @@ class RidgeTangents:
         scores = torch.full((lanes, self._memory), -torch.inf, device=device)
         return (*self._metric.make_users(lanes, device), rows, scores)
 
-    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: Sequence[int]) -> None:
+    def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's user into its lane, which forgets the rows of the one before."""
         *own, rows, scores = users
         self._metric.encode_users(queries, state, tuple(own), lanes)

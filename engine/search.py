@@ -52,11 +52,10 @@ class ParallelSearch:
         free = self.lanes.free()
         if len(queries) > len(free):
             raise InvalidQuery("queries", f"{len(queries)} for {len(free)} free lanes")
-        for query in queries:
-            self.check(query)
-        chosen = free[: len(queries)]
-        if len(chosen) == 0:
+        if len(queries) == 0:
             return []
+        self._check_all(queries)
+        chosen = free[: len(queries)]
         self.lanes.fit(self.index)
         self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
         seeds, walks = zip(*(self._seeds(query) for query in queries), strict=True)
@@ -99,6 +98,14 @@ class ParallelSearch:
                 raise InvalidQuery(name, f"a row outside of 0 … {self.index.rows - 1}")
         if query.mask is not None and len(query.mask) > self.index.rows:
             raise InvalidQuery("mask", f"covers {len(query.mask)} rows of {self.index.rows}")
+
+    def _check_all(self, queries: Sequence[Query]) -> None:
+        """`check` for many, which looks at each of them only where one may be amiss."""
+        rows = np.concatenate([rows for query in queries for rows in (query.history_rows, query.excluded)])
+        odd = any(query.vector is not None or query.mask is not None for query in queries)
+        if odd or (rows.size and not 0 <= rows.min() <= rows.max() < self.index.rows):
+            for query in queries:
+                self.check(query)
 
     def _seeds(self, query: Query) -> tuple[np.ndarray, bool]:
         """The rows that the first steps score, int64[s], and whether the search goes on from there."""

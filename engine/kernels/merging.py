@@ -13,6 +13,17 @@ _BLOCK = 64
 
 
 @njit(nogil=True, cache=True)
+def wipe(first, last, chosen, filtered, lanes):
+    """Unmark the rows that lanes int64[n] scored last; where a filter (bool[lanes]) marked others too, all rows."""
+    for i in range(first, last):
+        lane = chosen[i]
+        if filtered[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
+            lanes.marks[lane] = 0
+        for slot in range(min(lanes.evaluations[lane], lanes.scored.shape[1])):
+            lanes.marks[lane, lanes.scored[lane, slot]] = 0
+
+
+@njit(nogil=True, cache=True)
 def take(items, lanes, lane, table, line, candidates):
     """Move those of the first ``candidates`` rows of a line that are to be scored to its front; returns how many.
 

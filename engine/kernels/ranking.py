@@ -1,53 +1,57 @@
-"""The best of many in compiled code: heaps, one a line, whose root is the worst that is kept.
+"""The best of many in compiled code.
 
-Arrays are passed whole, with an index: taking a line out of one counts a reference to it, which threads fight over.
+Arrays are passed whole, with a line: taking a line out of one counts a reference to it, which threads fight over.
 """
 
 from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def offer(values, rows, heap, size, keep, value, row):
-    """Offer a value to a heap of the largest; returns how many it holds then. None may be offered twice.
+def select(values, rows, line, count, keep):
+    """Bring the ``keep`` largest of the first ``count`` values of a line to its front, in any order.
 
-    values, rows: [heaps, ≥ keep], of whose line ``heap`` ``size`` places are taken. One that holds ``keep`` gives up
-    its smallest.
+    values, rows: [lines, ≥ count], moved together. Quickselect (Hoare 1961) without branches on values, which a CPU
+    cannot foresee.
     """
-    if size < keep:
-        place = size
-        while place > 0:
-            parent = (place - 1) // 2
-            if values[heap, parent] <= value:
-                break
-            values[heap, place], rows[heap, place] = values[heap, parent], rows[heap, parent]
-            place = parent
-        values[heap, place], rows[heap, place] = value, row
-        return size + 1
-    if value > values[heap, 0]:
-        _replace_root(values, rows, heap, size, value, row)
-    return size
+    low, high = 0, count
+    while low < keep < high:
+        middle = (low + high) // 2
+        pivot, last = _middle_of(values[line, low], values[line, middle], values[line, high - 1]), low
+        for place in range(low, high):
+            last += _swap_if(values, rows, line, place, last, values[line, place] > pivot)
+        if keep <= last:
+            high = last
+            continue
+        low = last
+        for place in range(low, high):
+            last += _swap_if(values, rows, line, place, last, values[line, place] == pivot)
+        if keep <= last:
+            return
+        low = last
 
 
 @njit(nogil=True, cache=True)
-def drain(values, rows, heap, size):
-    """Turn a heap into a list, largest first."""
-    for last in range(size - 1, 0, -1):
-        value, row = values[heap, last], rows[heap, last]
-        values[heap, last], rows[heap, last] = values[heap, 0], rows[heap, 0]
-        _replace_root(values, rows, heap, last, value, row)
+def sort(values, rows, line, count):
+    """Sort the first ``count`` values of a line, few of them, largest first; rows moves with values."""
+    for last in range(1, count):
+        value, row, place = values[line, last], rows[line, last], last
+        while place > 0 and values[line, place - 1] < value:
+            values[line, place], rows[line, place] = values[line, place - 1], rows[line, place - 1]
+            place -= 1
+        values[line, place], rows[line, place] = value, row
 
 
-@njit(nogil=True, cache=True)
-def _replace_root(values, rows, heap, size, value, row):
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and values[heap, child + 1] < values[heap, child]:
-            child += 1
-        if values[heap, child] >= value:
-            break
-        values[heap, place], rows[heap, place] = values[heap, child], rows[heap, child]
-        place = child
-    values[heap, place], rows[heap, place] = value, row
+@njit(nogil=True, cache=True, inline="always")
+def _swap_if(values, rows, line, place, last, condition):
+    """Swap two places of a line, the first only in effect where the condition holds; returns whether it does."""
+    value, row = values[line, place], rows[line, place]
+    values[line, place] = values[line, last] if condition else value
+    rows[line, place] = rows[line, last] if condition else row
+    values[line, last] = value if condition else values[line, last]
+    rows[line, last] = row if condition else rows[line, last]
+    return 1 if condition else 0
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _middle_of(a, b, c):
+    return max(min(a, b), min(max(a, b), c))

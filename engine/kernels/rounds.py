@@ -25,8 +25,7 @@ def choose_near(first, last, chosen, lines, items, lanes, table, counts):
     degree = items.neighbors.shape[1]
     most = lanes.widths[chosen].max()
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
-    seen = np.empty(most * degree, np.int32)
-    estimates, found = np.empty((1, table.shape[1]), np.float32), np.empty((1, table.shape[1]), np.int32)
+    estimates, found = np.empty((1, most * degree), np.float32), np.empty((1, most * degree), np.int32)
     for i in range(first, last):
         lane, line = chosen[i], lines[i]
         count = 0
@@ -40,10 +39,10 @@ def choose_near(first, last, chosen, lines, items, lanes, table, counts):
                 for d in range(planes.shape[1]):
                     planes[count, d] = lanes.tangents[lane, slot, d]
                 count += 1
-        wanted = min(lanes.pairs[lane], table.shape[1])
+        wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
         several = 0
         if count > 0:
-            several = estimate_neighbors(items, lanes, lane, parents, planes, count, seen, estimates, found, wanted)
+            several = estimate_neighbors(items, lanes, lane, parents, planes, count, estimates, found, wanted)
         for place in range(several):
             table[line, place] = found[0, place]
         counts[line] = take(items, lanes, lane, table, line, several)

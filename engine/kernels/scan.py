@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from engine.kernels.instructions import CENTRES, GROUPS, LANES, lowest_bit, scan_groups
-from engine.kernels.ranking import drain, offer
+from engine.kernels.ranking import select, sort
 
 _BLOCK_STEPS = 128
 ZERO = 128
@@ -40,7 +40,7 @@ def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, 
 
     groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
     int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for
-    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, ≥ keep] are
+    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, > keep] are
     filled, sizes: int64[C] says how far.
 
     A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
@@ -55,10 +55,18 @@ def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, 
         _scan_every(groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes)
         for c in range(len(centres)):
             if sizes[c] == some[c]:
-                floors[c] = products[c, 0] - 1
+                floors[c] = _least(products, c, sizes[c]) - 1
     _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes)
     for c in range(len(centres)):
-        drain(products, found, c, sizes[c])
+        sort(products, found, c, sizes[c])
+
+
+@njit(nogil=True, cache=True)
+def _least(products, c, size):
+    least = products[c, 0]
+    for place in range(size):
+        least = min(least, products[c, place])
+    return least
 
 
 @njit(nogil=True, cache=True)
@@ -86,6 +94,15 @@ def _scan_every(groups, versions, rows, stride, centres, lanes, keeps, marks, fl
                         bits &= bits - np.uint16(1)
                         c, row = first + i % CENTRES, (group + i // CENTRES) * LANES + place
                         if out[i, place] > floors[c] and row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
-                            sizes[c] = offer(products, found, c, sizes[c], keeps[c], out[i, place], row)
-                            if sizes[c] == keeps[c]:
-                                floors[c] = products[c, 0]
+                            if sizes[c] == products.shape[1]:
+                                sizes[c] = keeps[c]
+                                select(products, found, c, products.shape[1], keeps[c])
+                                floors[c] = _least(products, c, keeps[c])
+                                if out[i, place] <= floors[c]:
+                                    continue
+                            products[c, sizes[c]], found[c, sizes[c]] = out[i, place], row
+                            sizes[c] += 1
+    for c in range(len(centres)):
+        if sizes[c] > keeps[c]:
+            select(products, found, c, sizes[c], keeps[c])
+            sizes[c] = keeps[c]

@@ -16,6 +16,9 @@ from engine.sketch import Sketch
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
 
+_ROOM = 4
+"""How many times as many rows as it keeps a scan collects before it chooses among them."""
+
 _EXTRA_FOUND = 2
 """How many times its share a centre finds, since two may find the same."""
 
@@ -54,7 +57,7 @@ def choose_far(
     )  # fmt: skip
     keeps = np.ones(places, np.int64)
     keeps[: len(chosen) * room] = np.repeat(_EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen]), room)
-    most = int(keeps.max())
+    most = _ROOM * int(keeps.max())
     products, found, sizes = (
         np.empty((places, most), np.int32),
         np.empty((places, most), np.int32),

@@ -8,7 +8,7 @@ from numba import njit
 
 from engine.kernels.instructions import dot_bytes
 from engine.kernels.memory import prefetch
-from engine.kernels.ranking import drain, offer
+from engine.kernels.ranking import select
 from engine.kernels.scan import ZERO, centre_bytes
 
 _FAR = np.float32(3e38)
@@ -17,17 +17,17 @@ _LINE = 16
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(items, lanes, lane, parents, planes, count, seen, estimates, found, wanted):
+def estimate_neighbors(items, lanes, lane, parents, planes, count, estimates, found, wanted):
     """Fill ``found`` with the ``wanted`` unmarked neighbours of the parents that promise most; returns how many.
 
     What several parents link to is estimated by the first of them. parents: int64[≥ count], best first, with their
-    tangents planes: float32[≥ count, S + 1]. estimates: float32[1, ≥ wanted] and found: int32[1, ≥ wanted], filled best
-    first; seen: int32[≥ count · R], scratch.
+    tangents planes: float32[≥ count, S + 1]. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count · R] hold
+    them in front, in any order.
     """
     codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
     width, degree = codes.shape[1], neighbors.shape[1]
     codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
-    slopes, several, size = np.zeros((1, width), np.int8), 0, 0
+    slopes, several = np.zeros((1, width), np.int8), 0
     for p in range(count):
         for n in range(0, degree, _LINE):
             prefetch(neighbors.ctypes.data + 4 * (parents[p] * degree + n))
@@ -48,14 +48,15 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, seen, estimat
             if row < 0 or marks[lane, row] != 0:
                 continue
             marks[lane, row] = _SEEN
-            seen[several] = row
+            found[0, several] = row
+            estimates[0, several] = level + step * np.float32(
+                dot_bytes(codes_at + row * width, slopes.ctypes.data, width)
+            )
             several += 1
-            estimate = level + step * np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))
-            if size < wanted or estimate > estimates[0, 0]:
-                size = offer(estimates, found, 0, size, wanted, estimate, row)
     for place in range(several):
-        marks[lane, seen[place]] = 0
-    drain(estimates, found, 0, size)
+        marks[lane, found[0, place]] = 0
+    size = min(wanted, several)
+    select(estimates, found, 0, several, size)
     return size
 
 

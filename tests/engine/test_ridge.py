@@ -24,7 +24,7 @@ def with_users(metric: Metric, state: torch.Tensor) -> Users:
     """Three lanes, of users with a vector each."""
     users = metric.make_users(len(LANES), state.device)
     queries = [Query(vector=vector.numpy()) for vector in states(len(LANES), seed=1)]
-    metric.encode_users(queries, state, users, LANES.tolist())
+    metric.encode_users(queries, state, users, LANES.numpy())
     return users
 
 
@@ -80,7 +80,7 @@ def test_a_lane_fits_to_what_it_scored_before_until_it_gets_another_user() -> No
     late = wrapped.score_with_tangents(state, few, users, LANES)[1]
     vectors = users[0][:, None]
     assert (late[:, :, :-1] - vectors).abs().max() < 0.1 < (alone[:, :, :-1] - vectors).abs().max()
-    wrapped.encode_users([Query(vector=vectors[0, 0].numpy())] * len(LANES), state, users, LANES.tolist())
+    wrapped.encode_users([Query(vector=vectors[0, 0].numpy())] * len(LANES), state, users, LANES.numpy())
     again = wrapped.score_with_tangents(state, few[:1], users, LANES[:1])[1]
     assert torch.equal(again, alone[:1])
 

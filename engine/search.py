@@ -18,6 +18,7 @@ from engine.columns import read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
+from engine.kernels.threads import each_on_its_thread
 from engine.lanes import NO_ROW, Lanes, Stage
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.rounds import Rounds
@@ -75,13 +76,12 @@ class ParallelSearch:
         """
         lanes = self.lanes
         expired = self._retire(np.flatnonzero(lanes.deadlines <= time.monotonic()), Stop.DEADLINE)
-        chosen, derived = self._running()
-        if len(chosen) == 0:
+        running = np.flatnonzero(lanes.running)
+        if len(running) == 0:
             return expired
         lanes.fit(self.index)
-        table, counts = self._candidates(chosen)
-        entered = self._score(chosen, derived, table, counts)
-        spent, converged = self._advance(chosen, counts, entered)
+        counts, entered = self._hop(running)
+        spent, converged = self._advance(running, counts, entered)
         return expired + self._retire(spent, Stop.BUDGET) + self._retire(converged, Stop.CONVERGED)
 
     def cancel(self, lane: int) -> None:
@@ -119,12 +119,24 @@ class ParallelSearch:
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
-    def _running(self) -> tuple[np.ndarray, int]:
-        """The lanes that make a step, int64[n], first those, so many, whose tangents a later round will want."""
-        lanes = self.lanes
-        running = np.flatnonzero(lanes.running)
-        later = lanes.rounds[running] > (lanes.stages[running] != Stage.SEEDS)
-        return np.concatenate([running[later], running[~later]]), int(later.sum())
+    def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Choose, score and merge for lanes int64[n]: how many pairs, int64[n], and whether results changed, bool[n].
+
+        On a CPU each thread takes its lanes through all of it: they wait for each other once a step.
+        """
+        counts, entered = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=bool)
+        parts = min(torch.get_num_threads(), len(running)) if self._rounds is compiled else 1
+        later = self.lanes.rounds[running] > (self.lanes.stages[running] != Stage.SEEDS)
+
+        def hop(part: int) -> None:
+            mine = np.arange(part, len(running), parts)
+            # First those whose tangents a later round will want.
+            mine = np.concatenate([mine[later[mine]], mine[~later[mine]]])
+            table, counts[mine] = self._candidates(running[mine])
+            entered[mine] = self._score(running[mine], int(later[mine].sum()), table, counts[mine])
+
+        each_on_its_thread(hop, parts)
+        return counts, entered
 
     def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """What each lane scores next: rows int64[n, p], of line i the first counts[i], −1 behind them."""

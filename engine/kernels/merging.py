@@ -6,6 +6,8 @@
 import numpy as np
 from numba import njit
 
+from engine.kernels.memory import prefetch
+
 VISITED, BARRED = 1, 2
 """Bits of a mark: the row was scored, it may not be returned."""
 
@@ -31,6 +33,8 @@ def take(items, lanes, lane, table, line, candidates):
     """
     taken = 0
     left = lanes.budgets[lane] - lanes.evaluations[lane]
+    for place in range(candidates):  # all on their way before the first is waited for
+        prefetch(items.versions.ctypes.data + items.versions.itemsize * table[line, place])
     for place in range(candidates):
         row = table[line, place]
         if taken == left:
@@ -39,7 +43,8 @@ def take(items, lanes, lane, table, line, candidates):
             visit(lanes, lane, row, lanes.evaluations[lane] + taken)
             table[line, taken] = row
             taken += 1
-    table[line, taken:candidates] = -1
+    for place in range(taken, candidates):
+        table[line, place] = -1
     return taken
 
 

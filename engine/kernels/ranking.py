@@ -15,18 +15,15 @@ def select(values, rows, line, count, keep):
     """
     low, high = 0, count
     while low < keep < high:
-        middle = (low + high) // 2
-        pivot, last = _middle_of(values[line, low], values[line, middle], values[line, high - 1]), low
+        pivot, last = _middle_of(values[line, low], values[line, (low + high) // 2], values[line, high - 1]), low
         for place in range(low, high):
             last += _swap_if(values, rows, line, place, last, values[line, place] > pivot)
         if keep <= last:
             high = last
             continue
-        low = last
-        for place in range(low, high):
-            last += _swap_if(values, rows, line, place, last, values[line, place] == pivot)
-        if keep <= last:
-            return
+        if last == low:  # nothing is larger: it and its equals are next, however many there are
+            for place in range(low, high):
+                last += _swap_if(values, rows, line, place, last, values[line, place] == pivot)
         low = last
 
 

@@ -23,14 +23,15 @@ def write_bytes(groups, codes, rows, values, scales):
             codes[row, d] = groups[group, d // 4, place, d % 4] = np.uint8(step + ZERO)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=True)
 def centre_bytes(centres, c, scales, out, place):
     """Centre c of float32[C, ≥ D] as out[place] of int8[…, ≥ D], at a scale of its own, which is returned."""
     largest = np.float32(1e-30)
     for d in range(len(scales)):
         largest = max(largest, abs(centres[c, d] * scales[d]))
-    for d in range(len(scales)):
-        out[place, d] = np.int8(np.rint(centres[c, d] * scales[d] / largest * np.float32(127)))
+    factor = np.float32(127) / largest
+    for d in range(len(scales)):  # rounded by cutting off what is positive: a loop of vectors
+        out[place, d] = np.int32(centres[c, d] * scales[d] * factor + np.float32(ZERO + 0.5)) - ZERO
     return largest / np.float32(127)
 
 

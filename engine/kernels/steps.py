@@ -50,7 +50,7 @@ def choose_far(
     """See `engine.rounds.choose_far`: from bytes, each block of rows read once for all lanes of a core."""
     sketch, columns = _sketch(index), lanes.columns
     room = int(lanes.clusters[chosen].max())
-    places = padded(len(chosen) * room, CENTRES * torch.get_num_threads())
+    places = padded(len(chosen) * room, CENTRES)
     centres, owners = np.zeros((places, 4 * sketch.groups.shape[1]), np.int8), np.full(places, -1)
     over_lanes(
         rounds.make_centres, len(chosen), chosen, CLUSTER_ROUNDS, sketch.scales, columns, room, centres, owners

@@ -1,7 +1,6 @@
 """The running batch: what every lane holds between two steps."""
 
 from collections.abc import Sequence
-from enum import IntEnum
 from math import inf
 from operator import attrgetter
 
@@ -20,16 +19,10 @@ NO_SLOT = -1
 MOST_SLOTS = 4_096
 """Tangents that a lane keeps at most: those of the first rows that it scores."""
 
+SEEDS, NEAR, FAR, FILL = range(4)
+"""What a lane does in its next step: score what it was given, a round near or far, or walk on to fill its lists."""
+
 _PARAMS = attrgetter("k", "beam", "width", "pairs", "clusters", "rounds", "budget")
-
-
-class Stage(IntEnum):
-    """What a lane does in its next step."""
-
-    SEEDS = 0
-    NEAR = 1
-    FAR = 2
-    FILL = 3
 
 
 class Ranking:
@@ -165,10 +158,10 @@ class Lanes:
         self.rounds[lanes] = np.where(walks, rounds, 0)
         self.walks[lanes], self.running[lanes] = walks, True
         self.steps[lanes] = self.quiet[lanes] = 0
-        self.stages[lanes] = Stage.SEEDS
+        self.stages[lanes] = SEEDS
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
         # Who starts from rows that say nothing of the user looks far first.
-        self.next_stages[lanes] = [Stage.NEAR if len(query.history_rows) else Stage.FAR for query in queries]
+        self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
         self._mark(lanes, queries)
         self.evaluations[lanes] = 0
         self.waiting[lanes] = True

@@ -19,7 +19,7 @@ from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
 from engine.kernels.threads import each_on_its_thread
-from engine.lanes import NO_ROW, Lanes, Stage
+from engine.lanes import FAR, FILL, NEAR, NO_ROW, SEEDS, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.rounds import Rounds
 
@@ -126,7 +126,7 @@ class ParallelSearch:
         """
         counts, entered = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=bool)
         parts = min(torch.get_num_threads(), len(running)) if self._rounds is compiled else 1
-        later = self.lanes.rounds[running] > (self.lanes.stages[running] != Stage.SEEDS)
+        later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
 
         def hop(part: int) -> None:
             mine = np.arange(part, len(running), parts)
@@ -141,20 +141,20 @@ class ParallelSearch:
     def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """What each lane scores next: rows int64[n, p], of line i the first counts[i], −1 behind them."""
         index, lanes = self.index, self.lanes
-        lines = {stage: np.flatnonzero(lanes.stages[chosen] == stage) for stage in Stage}
-        given = [lanes.pending[lane][:GIVEN_ROWS] for lane in chosen[lines[Stage.SEEDS]].tolist()]
-        in_rounds = np.where(lanes.stages[chosen] == Stage.SEEDS, 0, lanes.pairs[chosen])
+        lines = {stage: np.flatnonzero(lanes.stages[chosen] == stage) for stage in (SEEDS, NEAR, FAR, FILL)}
+        given = [lanes.pending[lane][:GIVEN_ROWS] for lane in chosen[lines[SEEDS]].tolist()]
+        in_rounds = np.where(lanes.stages[chosen] == SEEDS, 0, lanes.pairs[chosen])
         widest = max(int(in_rounds.max()), max(map(len, given), default=0))
         filled, counts = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), dtype=np.int64)
-        for line, rows in zip(lines[Stage.SEEDS].tolist(), given, strict=True):
+        for line, rows in zip(lines[SEEDS].tolist(), given, strict=True):
             filled[line, : len(rows)] = rows
             counts[line] = len(rows)
         table = torch.from_numpy(filled).to(index.device)
         for stage, choose in (
-            (Stage.SEEDS, self._rounds.choose_given),
-            (Stage.NEAR, self._rounds.choose_near),
-            (Stage.FAR, self._rounds.choose_far),
-            (Stage.FILL, self._rounds.choose_linked),
+            (SEEDS, self._rounds.choose_given),
+            (NEAR, self._rounds.choose_near),
+            (FAR, self._rounds.choose_far),
+            (FILL, self._rounds.choose_linked),
         ):
             if len(lines[stage]):
                 choose(index, lanes, chosen[lines[stage]], lines[stage], table, counts)
@@ -181,18 +181,18 @@ class ParallelSearch:
         lanes, stages = self.lanes, self.lanes.stages[chosen]
         lanes.steps[chosen] += 1
         lanes.quiet[chosen] = np.where(entered, 0, lanes.quiet[chosen] + 1)
-        lanes.rounds[chosen] -= (stages == Stage.NEAR) | (stages == Stage.FAR)
-        for lane in chosen[stages == Stage.SEEDS].tolist():
+        lanes.rounds[chosen] -= (stages == NEAR) | (stages == FAR)
+        for lane in chosen[stages == SEEDS].tolist():
             lanes.pending[lane] = lanes.pending[lane][GIVEN_ROWS:]
             lanes.waiting[lane] = len(lanes.pending[lane]) > 0
         waiting, walks = lanes.waiting[chosen], lanes.walks[chosen]
         again = walks & ~waiting & (lanes.rounds[chosen] > 0) & (lanes.quiet[chosen] < QUIET_ROUNDS)
-        turned = np.where(stages == Stage.NEAR, Stage.FAR, Stage.NEAR)
-        following = np.where(stages == Stage.SEEDS, lanes.next_stages[chosen], turned)
-        lanes.stages[chosen] = np.where(waiting, Stage.SEEDS, np.where(again, following, Stage.FILL))
+        turned = np.where(stages == NEAR, FAR, NEAR)
+        following = np.where(stages == SEEDS, lanes.next_stages[chosen], turned)
+        lanes.stages[chosen] = np.where(waiting, SEEDS, np.where(again, following, FILL))
         spent = lanes.evaluations[chosen] >= lanes.budgets[chosen]
         filling = walks & ~waiting & ~again
-        done = filling & (stages == Stage.FILL) & (counts == 0)
+        done = filling & (stages == FILL) & (counts == 0)
         done[filling] |= lanes.beam.full(chosen[filling]) & lanes.results.full(chosen[filling])
         done |= ~walks & ~waiting
         return chosen[spent], chosen[done & ~spent]

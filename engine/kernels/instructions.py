@@ -203,6 +203,20 @@ def float_of_bits(typing, bits):
 
 
 @intrinsic
+def nonzero(typing, above):
+    """Which of the uint16[GROUPS · CENTRES] at an address are not 0, one bit each."""
+    kind = ir.VectorType(_SHORT, GROUPS * CENTRES)
+
+    def generate(context, builder, signature, arguments):
+        values = builder.load(builder.inttoptr(arguments[0], kind.as_pointer()), align=2)
+        bits = builder.icmp_unsigned("!=", values, ir.Constant(kind, [0] * kind.count))
+        packed = builder.bitcast(bits, ir.IntType(kind.count))
+        return packed if kind.count == LANES else builder.zext(packed, _SHORT)
+
+    return types.uint16(types.intp), generate
+
+
+@intrinsic
 def lowest_bit(typing, bits):
     """The place of the lowest bit that is set in a uint16; 16 where none is."""
 

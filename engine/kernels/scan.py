@@ -3,7 +3,8 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import CENTRES, GROUPS, LANES, lowest_bit, scan_groups
+from engine.kernels.instructions import CENTRES, GROUPS, LANES, lowest_bit, nonzero, scan_groups
+from engine.kernels.memory import prefetch
 from engine.kernels.ranking import select, sort
 
 _BLOCK_STEPS = 128
@@ -54,29 +55,20 @@ def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, 
         some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
     if rows > 8 * LANES * _SAMPLE:
         _scan_every(groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes)
-        for c in range(len(centres)):
-            if sizes[c] == some[c]:
-                floors[c] = _least(products, c, sizes[c]) - 1
     _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes)
     for c in range(len(centres)):
         sort(products, found, c, sizes[c])
 
 
 @njit(nogil=True, cache=True)
-def _least(products, c, size):
-    least = products[c, 0]
-    for place in range(size):
-        least = min(least, products[c, place])
-    return least
-
-
-@njit(nogil=True, cache=True)
 def _scan_every(groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes):
-    """Offer every row above its centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS."""
-    quads = groups.shape[1]
+    """Collect the rows above their centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS.
+
+    At the end the floor of a centre that found enough is the least that it keeps, less one.
+    """
+    quads, room = groups.shape[1], products.shape[1]
     count = (rows + LANES - 1) // LANES
     out, above = np.empty((GROUPS * CENTRES, LANES), np.int32), np.empty(GROUPS * CENTRES, np.uint16)
-    floors = floors.copy()
     sizes[:] = 0
     groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
     out_at, above_at, width, step = out.ctypes.data, above.ctypes.data, centres.shape[1], GROUPS * stride
@@ -88,22 +80,41 @@ def _scan_every(groups, versions, rows, stride, centres, lanes, keeps, marks, fl
                     floors_at + 4 * first, out_at, above_at, quads,
                 ):  # fmt: skip
                     continue
-                for i in range(GROUPS * CENTRES):
-                    bits = above[i]
+                some = nonzero(above_at)
+                while some:
+                    i = lowest_bit(some)
+                    some &= some - np.uint16(1)
+                    bits, c = above[i], first + i % CENTRES
                     while bits:
                         place = lowest_bit(bits)
                         bits &= bits - np.uint16(1)
-                        c, row = first + i % CENTRES, (group + i // CENTRES) * LANES + place
-                        if out[i, place] > floors[c] and row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
-                            if sizes[c] == products.shape[1]:
-                                sizes[c] = keeps[c]
-                                select(products, found, c, products.shape[1], keeps[c])
-                                floors[c] = _least(products, c, keeps[c])
-                                if out[i, place] <= floors[c]:
-                                    continue
-                            products[c, sizes[c]], found[c, sizes[c]] = out[i, place], row
-                            sizes[c] += 1
+                        products[c, sizes[c]] = out[i, place]
+                        found[c, sizes[c]] = (group + i // CENTRES) * LANES + place
+                        sizes[c] += 1
+                        if sizes[c] == room:
+                            _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
     for c in range(len(centres)):
-        if sizes[c] > keeps[c]:
-            select(products, found, c, sizes[c], keeps[c])
-            sizes[c] = keeps[c]
+        _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
+
+
+@njit(nogil=True, cache=True)
+def _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c):
+    """Of what a centre has collected keep the best that are live and not marked."""
+    for place in range(sizes[c]):  # all on their way before the first is waited for
+        prefetch(versions.ctypes.data + versions.itemsize * found[c, place])
+        prefetch(marks.ctypes.data + marks.shape[1] * lanes[c] + found[c, place])
+    kept = 0
+    for place in range(sizes[c]):
+        row = found[c, place]
+        if row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
+            products[c, kept], found[c, kept] = products[c, place], row
+            kept += 1
+    if kept > keeps[c]:
+        select(products, found, c, kept, keeps[c])
+        kept = keeps[c]
+    if kept == keeps[c]:
+        least = products[c, 0]
+        for place in range(kept):
+            least = min(least, products[c, place])
+        floors[c] = max(floors[c], least - 1)
+    sizes[c] = kept

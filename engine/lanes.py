@@ -97,6 +97,7 @@ class Lanes:
         self.waiting = np.zeros(count, dtype=bool)
         self.deadlines = np.full(count, inf)
         self.budgets, self.widths, self.pairs, self.clusters = (np.zeros(count, dtype=np.int64) for _ in range(4))
+        self.per_group = np.zeros(count, dtype=np.int64)
         self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.pending: dict[int, np.ndarray] = {}
@@ -117,7 +118,7 @@ class Lanes:
                 column.numpy() for column in on_device
             )
             self._columns = LaneColumns(
-                *(self.walks, self.budgets, self.widths, self.pairs, self.clusters, self.evaluations),
+                *(self.walks, self.budgets, self.widths, self.pairs, self.clusters, self.per_group, self.evaluations),
                 *(marks, scored, tangents, self.beam.sizes, beam_scores, beam_rows, unexpanded, slots),
                 *(self.results.sizes, *results),
             )
@@ -156,6 +157,7 @@ class Lanes:
             clusters,
         )
         self.rounds[lanes] = np.where(walks, rounds, 0)
+        self.per_group[lanes] = [query.per_group for query in queries]
         self.walks[lanes], self.running[lanes] = walks, True
         self.steps[lanes] = self.quiet[lanes] = 0
         self.stages[lanes] = SEEDS

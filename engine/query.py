@@ -74,6 +74,8 @@ class Query:
         """Refuse what cannot be run."""
         if len(self.history_rows) != len(self.history_codes):
             raise InvalidQuery("history_codes", f"{len(self.history_codes)} codes for {len(self.history_rows)} rows")
+        if self.per_group < 0:
+            raise InvalidQuery("per_group", f"must be 0 or more, is {self.per_group}")
 
 
 class Stop(StrEnum):

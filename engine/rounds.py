@@ -157,12 +157,30 @@ def _merge_lists(
 
     barred = (rows == NO_ROW) | (lanes.marks[mine[:, None], rows] & BARRED != 0) | (index.versions[rows] <= 0)
     scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
+    for line in np.flatnonzero(lanes.per_group[chosen]).tolist():
+        _limit_groups(index, lanes, int(chosen[line]), rows[line], scores[line])
     places = lanes.results.merge(chosen, scores, rows)
     width = places.shape[1]
     versions = torch.cat([lanes.result_versions[mine, :width], index.versions[rows]], dim=1)
     lanes.result_versions[mine, :width] = versions.gather(1, places)
     entered: np.ndarray = ((places >= width) & (lanes.results.rows[mine, :width] != NO_ROW)).any(dim=1).cpu().numpy()
     return entered
+
+
+def _limit_groups(index: ItemIndex, lanes: Lanes, lane: int, rows: torch.Tensor, scores: torch.Tensor) -> None:
+    """Empty the places, of the lane's results and of new rows int64[p], of those whose group has enough better ones."""
+    own_rows, own_scores = lanes.results.rows[lane], lanes.results.scores[lane]
+    every, values = torch.cat([own_rows, rows]), torch.cat([own_scores, scores])
+    by_row = every.argsort(stable=True)
+    best_first = by_row[values[by_row].argsort(descending=True, stable=True)]
+    times: dict[int, int] = {}
+    for place in best_first.tolist():
+        group = int(index.groups[every[place]]) if every[place] != NO_ROW else 0
+        times[group] = times.get(group, 0) + 1
+        if group and times[group] > lanes.per_group[lane]:
+            into = (own_rows, own_scores) if place < len(own_rows) else (rows, scores)
+            local = place if place < len(own_rows) else place - len(own_rows)
+            into[0][local], into[1][local] = NO_ROW, -torch.inf
 
 
 def _take(index: ItemIndex, lanes: Lanes, lane: int, line: torch.Tensor, candidates: torch.Tensor) -> int:

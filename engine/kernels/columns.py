@@ -9,6 +9,7 @@ class ItemColumns(NamedTuple):
     """The columns of an `engine.index.ItemIndex` and of its `engine.sketch.Sketch`."""
 
     versions: np.ndarray
+    groups: np.ndarray
     neighbors: np.ndarray
     codes: np.ndarray
     scales: np.ndarray
@@ -22,6 +23,7 @@ class LaneColumns(NamedTuple):
     widths: np.ndarray
     pairs: np.ndarray
     clusters: np.ndarray
+    per_group: np.ndarray
     evaluations: np.ndarray
     marks: np.ndarray
     scored: np.ndarray

@@ -60,57 +60,65 @@ def visit(lanes, lane, row, slot):
 def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, entered):
     """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
-    Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results.
-    tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as far as there are any. entered: bool[n],
-    whether a lane's results changed. Counts the evaluations.
+    Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results, nor
+    are those whose group has enough better ones. tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as
+    far as there are any. entered: bool[n], whether a lane's results changed. Counts the evaluations.
     """
-    derived = len(tangents) > 0
-    order, source = (
-        np.empty(_BLOCK, np.int64),
-        np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64),
-    )
+    order = np.empty(_BLOCK, np.int64)
+    source = np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64)
+    groups, times = _tally(4 * lanes.result_rows.shape[1] if lanes.per_group[chosen].any() else 1)
     for i in range(first, last):
         lane = chosen[i]
         for start in range(0, counts[i], _BLOCK):
             stop = min(counts[i], start + _BLOCK)
-            size = lanes.beam_sizes[lane]
-            count = _sorted(scores, table, i, start, stop, lanes.beam_scores[lane, size - 1], order)
-            changed = _merged_order(
-                lanes.beam_scores, lanes.beam_rows, lane, size, scores, table, i, order, count, source
-            )
-            for place in range(size - 1, changed - 1, -1):
-                old = source[place]
-                if old >= 0:
-                    lanes.beam_scores[lane, place] = lanes.beam_scores[lane, old]
-                    lanes.beam_rows[lane, place] = lanes.beam_rows[lane, old]
-                    lanes.unexpanded[lane, place] = lanes.unexpanded[lane, old]
-                    lanes.slots[lane, place] = lanes.slots[lane, old]
-                else:
-                    slot = lanes.evaluations[lane] + ~old
-                    lanes.beam_scores[lane, place] = scores[i, ~old]
-                    lanes.beam_rows[lane, place] = table[i, ~old]
-                    lanes.unexpanded[lane, place] = lanes.walks[lane]
-                    lanes.slots[lane, place] = slot if derived and slot < lanes.tangents.shape[1] else -1
-            size = lanes.result_sizes[lane]
-            count = _sorted(scores, table, i, start, stop, lanes.result_scores[lane, size - 1], order)
-            count = _allowed(items, lanes, lane, table, i, order, count)
-            changed = _merged_order(
-                lanes.result_scores, lanes.result_rows, lane, size, scores, table, i, order, count, source
-            )
-            entered[i] |= changed < size
-            for place in range(size - 1, changed - 1, -1):
-                old = source[place]
-                if old >= 0:
-                    lanes.result_scores[lane, place] = lanes.result_scores[lane, old]
-                    lanes.result_rows[lane, place] = lanes.result_rows[lane, old]
-                    lanes.result_versions[lane, place] = lanes.result_versions[lane, old]
-                else:
-                    lanes.result_scores[lane, place] = scores[i, ~old]
-                    lanes.result_rows[lane, place] = table[i, ~old]
-                    lanes.result_versions[lane, place] = items.versions[table[i, ~old]]
-        if derived:
+            _into_beam(lanes, lane, table, scores, i, start, stop, order, source, len(tangents) > 0)
+            entered[i] |= _into_results(
+                items, lanes, lane, table, scores, i, start, stop, order, source, groups, times
+            )  # fmt: skip
+        if len(tangents) > 0:
             _keep_tangents(lanes, lane, counts[i], tangents, i)
         lanes.evaluations[lane] += counts[i]
+
+
+@njit(nogil=True, cache=True)
+def _into_beam(lanes, lane, table, scores, i, start, stop, order, source, derived):
+    size = lanes.beam_sizes[lane]
+    count = _sorted(scores, table, i, start, stop, lanes.beam_scores[lane, size - 1], order)
+    changed = _merged_order(lanes.beam_scores, lanes.beam_rows, lane, size, scores, table, i, order, count, source)
+    for place in range(size - 1, changed - 1, -1):  # from behind: what is kept moves back, over places already copied
+        old = source[place]
+        if old >= 0:
+            lanes.beam_scores[lane, place] = lanes.beam_scores[lane, old]
+            lanes.beam_rows[lane, place] = lanes.beam_rows[lane, old]
+            lanes.unexpanded[lane, place] = lanes.unexpanded[lane, old]
+            lanes.slots[lane, place] = lanes.slots[lane, old]
+        else:
+            slot = lanes.evaluations[lane] + ~old
+            lanes.beam_scores[lane, place] = scores[i, ~old]
+            lanes.beam_rows[lane, place] = table[i, ~old]
+            lanes.unexpanded[lane, place] = lanes.walks[lane]
+            lanes.slots[lane, place] = slot if derived and slot < lanes.tangents.shape[1] else -1
+
+
+@njit(nogil=True, cache=True)
+def _into_results(items, lanes, lane, table, scores, i, start, stop, order, source, groups, times):
+    size = lanes.result_sizes[lane]
+    count = _sorted(scores, table, i, start, stop, lanes.result_scores[lane, size - 1], order)
+    count = _allowed(items, lanes, lane, table, i, order, count)
+    changed = _merged_order(lanes.result_scores, lanes.result_rows, lane, size, scores, table, i, order, count, source)
+    if lanes.per_group[lane] > 0 and changed < size:
+        changed = _limited_order(items, lanes, lane, scores, table, i, order, count, source, groups, times)
+    for place in range(size - 1, changed - 1, -1):
+        old = source[place]
+        if old >= 0:
+            lanes.result_scores[lane, place] = lanes.result_scores[lane, old]
+            lanes.result_rows[lane, place] = lanes.result_rows[lane, old]
+            lanes.result_versions[lane, place] = lanes.result_versions[lane, old]
+        else:
+            lanes.result_scores[lane, place] = scores[i, ~old]
+            lanes.result_rows[lane, place] = table[i, ~old]
+            lanes.result_versions[lane, place] = items.versions[table[i, ~old]]
+    return changed < size
 
 
 @njit(nogil=True, cache=True)
@@ -149,26 +157,75 @@ def _allowed(items, lanes, lane, table, i, order, count):
 def _merged_order(old_scores, old_rows, lane, size, scores, table, i, order, count, source):
     """Say in ``source`` where each place of a list gets its entry from: an old place, or ~p of the new ones.
 
-    Returns the first place that changes, ``size`` where none does.
+    Returns the first place that changes, ``size`` where none does; before it nothing is said.
     """
     old, new, changed = 0, 0, size
     for place in range(size):
-        if new == count:
-            if changed == size:
-                break
-            source[place] = old
-            old += 1
-            continue
-        score, row = scores[i, order[new]], table[i, order[new]]
-        mine = old_scores[lane, old]
-        if old_rows[lane, old] >= 0 and (mine > score or (mine == score and old_rows[lane, old] < row)):
-            source[place] = old
-            old += 1
-        else:
+        if new == count and changed == size:
+            break
+        if new < count and _comes_first(old_scores, old_rows, lane, old, scores[i, order[new]], table[i, order[new]]):
             source[place] = ~order[new]
             new += 1
             changed = min(changed, place)
+        else:
+            source[place] = old
+            old += 1
     return changed
+
+
+@njit(nogil=True, cache=True)
+def _limited_order(items, lanes, lane, scores, table, i, order, count, source, groups, times):
+    """`_merged_order` of a lane's results with at most ``per_group`` of a group, of whom those behind fall out.
+
+    An entry falls out only for a better one of its group that came in, so that what is kept moves back here too.
+    """
+    size, old, new, place, changed = lanes.result_sizes[lane], 0, 0, 0, lanes.result_sizes[lane]
+    times[:] = 0
+    while place < size:
+        fresh = new < count and _comes_first(
+            lanes.result_scores, lanes.result_rows, lane, old, scores[i, order[new]], table[i, order[new]]
+        )  # fmt: skip
+        row = table[i, order[new]] if fresh else lanes.result_rows[lane, old]
+        # Another item may be in an old row by now, of another group: it is no result any more, and counts for nothing.
+        same = row >= 0 and (fresh or items.versions[row] == lanes.result_versions[lane, old])
+        if not same or _counts_in(items.groups[row], lanes.per_group[lane], groups, times):
+            source[place] = ~order[new] if fresh else old
+            if source[place] != place:
+                changed = min(changed, place)
+            place += 1
+        new, old = new + fresh, old + (not fresh)
+    return changed
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _comes_first(old_scores, old_rows, lane, old, score, row):
+    """Whether a new entry stands before an old one."""
+    mine = old_scores[lane, old]
+    return old_rows[lane, old] < 0 or mine < score or (mine == score and row < old_rows[lane, old])
+
+
+@njit(nogil=True, cache=True)
+def _tally(least):
+    """Groups and how often each was counted, a hash table of at least so many places."""
+    size = 1
+    while size < least:
+        size *= 2
+    return np.zeros(size, np.int64), np.zeros(size, np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _counts_in(group, limit, groups, times):
+    """Count a member of a group unless it has ``limit`` of them; whether it was counted. 0 is no group."""
+    if group == 0:
+        return True
+    slot = (group ^ (group >> 32)) & (len(groups) - 1)
+    while times[slot] > 0 and groups[slot] != group:
+        slot = (slot + 1) & (len(groups) - 1)
+    if times[slot] == limit:
+        return False
+    groups[slot] = group
+    times[slot] += 1
+    return True
 
 
 @njit(nogil=True, cache=True)

@@ -94,7 +94,8 @@ def merge(
 
 def _items(index: ItemIndex) -> ItemColumns:
     sketch = _sketch(index)
-    return ItemColumns(index.versions.numpy(), index.neighbors.numpy(), sketch.codes, sketch.scales)
+    versions, groups, neighbors = (column.numpy() for column in (index.versions, index.groups, index.neighbors))
+    return ItemColumns(versions, groups, neighbors, sketch.codes, sketch.scales)
 
 
 def _sketch(index: ItemIndex) -> Sketch:

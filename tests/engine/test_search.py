@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,6 +191,27 @@ def test_a_filtered_search_returns_k_items(matching: int) -> None:
     assert all(len(answer.rows) == 10 for answer in found)
     recall = np.mean([len(set(a.rows) & set(b.rows)) / 10 for a, b in zip(found, expected, strict=True)])
     assert recall == 1 if matching <= 300 else recall > 0.3
+
+
+@given(st.sampled_from(sorted(METRICS)), st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 60))
+@settings(max_examples=40, deadline=None)
+def test_no_group_has_more_results_than_it_may(name: str, seed: int, per_group: int, k: int) -> None:
+    """The best of all by their order, passing over those whose group has enough; groups of 0 are none."""
+    index, rng = INDEXES[name], np.random.default_rng(seed)
+    groups = rng.integers(0, 12, index.rows) * 2**40
+    index.groups[: index.rows] = torch.from_numpy(groups)
+    query = replace(random_query(rng, index, SearchParams(k=k, beam=index.rows)), per_group=per_group)
+    [found], [expected] = search(index, [query]), exhaustive(index, [query])
+    assert same(found, expected)
+    everything = replace(query, params=SearchParams(k=index.rows, beam=index.rows), per_group=0)
+    times: dict[int, int] = {}
+    kept = []
+    for row in exhaustive(index, [everything])[0].rows.tolist():
+        group = int(groups[row])
+        times[group] = times.get(group, 0) + 1
+        if group == 0 or times[group] <= per_group:
+            kept.append(row)
+    assert found.rows.tolist() == kept[:k]
 
 
 def test_a_wide_query_does_not_change_the_others() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from engine.filters import Filter
 from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.metric import Metric
@@ -33,3 +34,4 @@ def warm_up(metric: Metric) -> None:
         index.apply(writes, int(rows[-1]) + 1)
     history = np.arange(4)
     search(index, [Query(SearchParams(k=4, beam=8, pairs=8), history, np.zeros(4, np.int8)), Query()])
+    index.matching(Filter(any_of=(1,)))

@@ -1,9 +1,9 @@
 """The items' state in fewer bytes, for kernels that widen a value where they read it.
 
-What `entry` reads is chosen by the state's type when a kernel is compiled: a float32 array is read as it is.
+What `widen` reads is chosen by the state's type when a kernel is compiled: a float32 array is read as it is.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -50,28 +50,38 @@ def narrowed(state: torch.Tensor, sketch: Sketch) -> dict[str, State]:
     }
 
 
-def entry(state: State, row: int, d: int) -> np.float32:
-    """``state[row, d]`` as float32, in kernels."""
+def widen(state: State, row: int, out: np.ndarray) -> None:
+    """Write ``state[row]`` into float32[S], in kernels."""
     raise NotImplementedError("for compiled code only")
 
 
-@overload(entry, inline="always")
-def _entry(state, row, d):  # type: ignore[no-untyped-def]
-    kind = getattr(state, "instance_class", np.ndarray)
-    if kind is Bfloat16:
-        return lambda state, row, d: float_of_bits(np.int32(np.uint32(state.bits[row, d]) << np.uint32(16)))
-    if kind is Float16:
-        return lambda state, row, d: _float_of_half(state.bits[row, d])
-    if kind is Int8:
-        return lambda state, row, d: np.float32(np.int32(state.codes[row, d]) - ZERO) * state.scales[d]
-    return lambda state, row, d: state[row, d]
+@overload(widen)
+def _widen(state, row, out):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def read_bfloat16(state, row, out):  # type: ignore[no-untyped-def]
+        for d in range(len(out)):
+            out[d] = float_of_bits(np.int32(np.uint32(state.bits[row, d]) << np.uint32(16)))  # type: ignore[call-arg]
+
+    def read_float16(state, row, out):  # type: ignore[no-untyped-def]
+        for d in range(len(out)):
+            out[d] = _float_of_half(state.bits[row, d])  # type: ignore[call-arg]
+
+    def read_int8(state, row, out):  # type: ignore[no-untyped-def]
+        for d in range(len(out)):
+            out[d] = np.float32(np.int32(state.codes[row, d]) - ZERO) * state.scales[d]
+
+    def read_float32(state, row, out):  # type: ignore[no-untyped-def]
+        for d in range(len(out)):
+            out[d] = state[row, d]
+
+    readers = {Bfloat16: read_bfloat16, Float16: read_float16, Int8: read_int8}
+    return readers.get(getattr(state, "instance_class", np.ndarray), read_float32)
 
 
 @intrinsic
-def _float_of_half(typing, bits):  # type: ignore[no-untyped-def]
+def _float_of_half(typing, bits):  # type: ignore[no-untyped-def]  # noqa: ARG001
     """The float32 of the float16 whose bits are this uint16."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ARG001
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.uint16), generate

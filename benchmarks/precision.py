@@ -25,7 +25,7 @@ from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.narrow_state import State, narrowed
 from benchmarks.reference_metric import ReferenceMetric, Ruler
 from benchmarks.report import Report
-from benchmarks.timing import alternate
+from benchmarks.timing import Ratio, alternate
 from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.query import Query, SearchParams
@@ -46,14 +46,21 @@ _BATCH = 2_048
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One precision at one beam. score_error: the largest of a score among the exact answers; bytes are per item."""
+    """One precision at one beam.
+
+    recall_at_10: of the answers' first ten, what is lost where they are in the wrong order. score_error: the largest of
+    a score, over the exact answers. time_over_float32: the median of the rounds, of which the slowest and the fastest
+    are ``spread`` apart. Bytes are per item.
+    """
 
     state: str
     beam: int
     rescored: str
     recall_at_50: float
+    recall_at_10: float
     score_error: float
     queries_per_second: float
+    time_over_float32: float
     spread: float
     state_bytes: int
     sketch_bytes: int
@@ -81,7 +88,7 @@ class Bench:
         if index.sketch is None:
             raise TypeError("this index is not searched in compiled code")
         self.ruler, self.index, self.sketch = ruler, index, index.sketch
-        self.exact_metric = index.metric
+        self.exact_metric = ReferenceMetric(ruler.weights)
         states = narrowed(index.state, index.sketch)
         self.metrics = {name: NarrowMetric(ruler.weights, stored) for name, stored in states.items()}
 
@@ -100,10 +107,10 @@ class Bench:
         best = self._scores(self.exact_metric, queries, beams).topk(K, dim=1).indices
         return np.take_along_axis(beams, best.numpy(), axis=1)
 
-    def recall(self, found: np.ndarray) -> float:
-        """Share of the exact answers found."""
-        pairs = zip(found, self.ruler.exact, strict=True)
-        return float(np.mean([len(np.intersect1d(mine, exact)) / K for mine, exact in pairs]))
+    def recall(self, found: np.ndarray, k: int) -> float:
+        """Share of the k best among the first k found."""
+        pairs = zip(found[:, :k], self.ruler.exact[:, :k], strict=True)
+        return float(np.mean([len(np.intersect1d(mine, exact)) / k for mine, exact in pairs]))
 
     def error(self, name: str) -> float:
         """How far the scores of the exact answers are from the ruler's, at most."""
@@ -147,29 +154,35 @@ def built(metric: ReferenceMetric, vectors: np.ndarray) -> ItemIndex:
 def measured(bench: Bench, rounds: int) -> list[PrecisionRow]:
     """Let all precisions take turns."""
     contestants = [
-        (name, params, rescored)
+        (params, name, rescored)
         for params, name, rescored in product(SETTINGS, bench.metrics, (False, True))
         if not (rescored and name == "float32")
     ]
     searches = {
-        (name, params, rescored): partial(bench.found, name, params, rescored=rescored)
-        for name, params, rescored in contestants
+        (params, name, rescored): partial(bench.found, name, params, rescored=rescored)
+        for params, name, rescored in contestants
     }
-    recalls = {contestant: bench.recall(found()) for contestant, found in searches.items()}
-    timings = alternate({contestant: _timed(found) for contestant, found in searches.items()}, rounds)
-    return [
-        PrecisionRow(
-            name,
-            params.beam,
-            "yes" if rescored else "no",
-            recalls[name, params, rescored],
-            bench.error("float32" if rescored else name),
-            len(bench.ruler.history) / timings[name, params, rescored].median,
-            timings[name, params, rescored].spread,
-            **bench.bytes_per_item(name),
+    found = {contestant: run() for contestant, run in searches.items()}
+    timings = alternate({contestant: _timed(run) for contestant, run in searches.items()}, rounds)
+    rows = []
+    for params, name, rescored in contestants:
+        answers, timing = found[params, name, rescored], timings[params, name, rescored]
+        ratio = Ratio.of(timing, timings[params, "float32", False])
+        rows.append(
+            PrecisionRow(
+                name,
+                params.beam,
+                "yes" if rescored else "no",
+                recall_at_50=bench.recall(answers, K),
+                recall_at_10=bench.recall(answers, 10),
+                score_error=bench.error("float32" if rescored else name),
+                queries_per_second=len(answers) / timing.median,
+                time_over_float32=ratio.median,
+                spread=ratio.high - ratio.low,
+                **bench.bytes_per_item(name),
+            )
         )
-        for name, params, rescored in contestants
-    ]
+    return rows
 
 
 def _timed(work: Callable[[], object]) -> Callable[[], float]:

@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from safetensors.numpy import load_file
 
-from benchmarks.narrow_state import State, entry
+from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.threads import over_lanes
 from engine.metric import Users, as_arrays, padded_histories, pair_arrays
@@ -191,8 +191,8 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
         pooled[:] = 0
         while length < histories.shape[1] and histories[i, length] >= 0:
             weight = np.exp(layers.pooling[length])
+            widen(state, histories[i, length], items[length])
             for d in range(dimensions):
-                items[length, d] = entry(state, histories[i, length], d)
                 pooled[d] += weight * items[length, d]
             mass += weight
             length += 1
@@ -249,9 +249,7 @@ def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, 
             size = min(_TILE, counts[line] - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for i in range(size):
-                row = rows[line, start + i]
-                for d in range(dimensions):
-                    x[i, d] = entry(state, row, d)
+                widen(state, rows[line, start + i], x[i])
             multiply(x, users.hidden[lane], users.hidden_bias[lane], hidden, full)
             multiply(x, keys, users.history_bias[lane], a, full)
             multiply(x, value, layers.no_bias, v, full)

@@ -16,6 +16,7 @@ import torch
 from numba import njit
 from safetensors.numpy import load_file
 
+from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.threads import over_lanes
 from engine.metric import Users, as_arrays, padded_histories, pair_arrays
@@ -137,6 +138,11 @@ class ReferenceMetric:
         """There is none."""
         return None
 
+    def stored(self, state: torch.Tensor) -> State:
+        """What the kernels read the state from."""
+        array: np.ndarray = state.numpy()
+        return array
+
     def make_users(self, lanes: int, device: torch.device) -> Users:
         """Columns without a user in any lane."""
         d, w = self.dimensions, LONGEST
@@ -148,8 +154,9 @@ class ReferenceMetric:
         """Fold everything that does not depend on the item."""
         histories = padded_histories(queries, HISTORY)
         over_lanes(
-            fold_users, len(queries), state.numpy(), histories, lanes, self._layers, as_arrays(ReferenceUsers(*users))
-        )
+            fold_users, len(queries), self.stored(state), histories, lanes, self._layers,
+            as_arrays(ReferenceUsers(*users)),
+        )  # fmt: skip
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""
@@ -164,17 +171,18 @@ class ReferenceMetric:
     def _scored(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
+        scores, tangents, (_, *pairs) = pair_arrays(state, rows, lanes, derive=derive)
         over_lanes(
-            score_pairs, len(rows), *given, as_arrays(ReferenceUsers(*users)), self._layers, scores, tangents, derive
-        )
+            score_pairs, len(rows), self.stored(state), *pairs, as_arrays(ReferenceUsers(*users)), self._layers, scores,
+            tangents, derive,
+        )  # fmt: skip
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def fold_users(first, last, state, histories, lanes, layers, users):  # type: ignore[no-untyped-def]
     """Write the users of histories int64[n, 20], −1 behind the last, into lanes int64[n] of the users' columns."""
-    dimensions = state.shape[1]
+    dimensions = len(layers.user)
     items, across = np.zeros((LONGEST, dimensions), np.float32), np.zeros((dimensions, LONGEST), np.float32)
     pooled, user = np.empty(dimensions, np.float32), np.empty(dimensions, np.float32)
     for i in range(first, last):
@@ -183,8 +191,8 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
         pooled[:] = 0
         while length < histories.shape[1] and histories[i, length] >= 0:
             weight = np.exp(layers.pooling[length])
+            widen(state, histories[i, length], items[length])
             for d in range(dimensions):
-                items[length, d] = state[histories[i, length], d]
                 pooled[d] += weight * items[length, d]
             mass += weight
             length += 1
@@ -225,7 +233,7 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, tangents, derive):  # type: ignore[no-untyped-def]
     """Scores and, where ``derive``, tangents, as the kernels of `engine.kernels.scoring` give them."""
-    dimensions = state.shape[1]
+    dimensions = len(layers.user)
     x = np.zeros((_TILE, dimensions), np.float32)
     hidden, second = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, SECOND), np.float32)
     weights, values = np.zeros(_TILE * LONGEST, np.float32), np.zeros(_TILE * LONGEST, np.float32)
@@ -241,9 +249,7 @@ def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, 
             size = min(_TILE, counts[line] - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for i in range(size):
-                row = rows[line, start + i]
-                for d in range(dimensions):
-                    x[i, d] = state[row, d]
+                widen(state, rows[line, start + i], x[i])
             multiply(x, users.hidden[lane], users.hidden_bias[lane], hidden, full)
             multiply(x, keys, users.history_bias[lane], a, full)
             multiply(x, value, layers.no_bias, v, full)

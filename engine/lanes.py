@@ -101,7 +101,8 @@ class Lanes:
         self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.pending: dict[int, np.ndarray] = {}
-        self._filtered = np.zeros(count, dtype=bool)
+        # Lanes in which other rows than those scored may be marked.
+        self._whole = np.zeros(count, dtype=bool)
         self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
         self._columns: LaneColumns | None = None
 
@@ -182,6 +183,8 @@ class Lanes:
         """Widen the columns for what comes."""
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
         self.result_versions = _widened(self.result_versions, k)
+        # What did not find a place in the narrower column is not in the wider one either.
+        self._whole |= self.evaluations > self.scored.shape[1]
         self.scored = _widened(self.scored, min(scored, MOST_SLOTS))
         missing = self.scored.shape[1] - self.tangents.shape[1]
         if missing > 0:
@@ -192,7 +195,7 @@ class Lanes:
         """Bar what each query's filter leaves out and what it excludes; nothing else stays marked."""
         self._wipe(lanes)
         for lane, query in zip(lanes.tolist(), queries, strict=True):
-            self._filtered[lane] = query.mask is not None
+            self._whole[lane] = query.mask is not None
             self._excluded[lane] = query.excluded
             if query.mask is not None:
                 barred = np.full(self.marks.shape[1], BARRED, np.uint8)
@@ -206,7 +209,7 @@ class Lanes:
         if self.marks.device.type != "cpu":
             write(self.marks, lanes, 0)
             return
-        over_lanes(wipe, len(lanes), lanes, self._filtered, self.columns)
+        over_lanes(wipe, len(lanes), lanes, self._whole, self.columns)
         for lane in lanes.tolist():
             if len(self._excluded[lane]):
                 write(self.marks[lane], self._excluded[lane], 0)

@@ -15,11 +15,11 @@ _BLOCK = 64
 
 
 @njit(nogil=True, cache=True)
-def wipe(first, last, chosen, filtered, lanes):
-    """Unmark the rows that lanes int64[n] scored last; where a filter (bool[lanes]) marked others too, all rows."""
+def wipe(first, last, chosen, whole, lanes):
+    """Unmark what lanes int64[n] scored last; all rows where others may be marked too, ``whole`` bool[lanes]."""
     for i in range(first, last):
         lane = chosen[i]
-        if filtered[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
+        if whole[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
             lanes.marks[lane] = 0
         for slot in range(min(lanes.evaluations[lane], lanes.scored.shape[1])):
             lanes.marks[lane, lanes.scored[lane, slot]] = 0

@@ -224,6 +224,21 @@ def test_a_wide_query_does_not_change_the_others() -> None:
     assert all(map(same, together, search(index, narrow, lanes=3)))
 
 
+@pytest.mark.parametrize("name", ["mlp", "mlp, plain"])
+def test_a_lane_forgets_who_was_in_it_before(name: str) -> None:
+    """After a search of everything, a filtered one and one with exclusions, a wide one misses nothing."""
+    index, rng = INDEXES[name], np.random.default_rng(3)
+    mask = rng.random(index.rows) < 0.5
+    before = [
+        Query(SearchParams(k=1, beam=index.rows, pairs=8)),
+        Query(SearchParams(k=1, beam=index.rows, pairs=8, budget=400), mask=mask),
+        Query(SearchParams(), excluded=np.arange(100)),
+    ]
+    wide = Query(SearchParams(k=index.rows, beam=index.rows))
+    for query in before:
+        assert same(search(index, [query, wide], lanes=1)[1], exhaustive(index, [wide])[0])
+
+
 @pytest.mark.parametrize("field", ["history_rows", "excluded"])
 def test_rows_outside_of_the_index_are_refused(field: str) -> None:
     """A row that does not exist is an error that names the field, not a crash in a kernel."""

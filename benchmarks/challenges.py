@@ -3,7 +3,7 @@
 The frozen reference metric, or one of our own that `hopstream train` wrote, with users of its data set.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from engine.query import Query
 from hopstream.data import Dataset, read_dataset
 
 QUERIES = 512
+SEED = 0
 _D = 64
 
 REFERENCE_COSTS = MetricCosts(
@@ -52,12 +53,39 @@ class Challenge:
         """float32[Q, D]: each history's mean vector, what a search by vectors alone is asked with."""
         return np.stack([self.vectors[query.history_rows].mean(axis=0) for query in self.histories])
 
+    def first(self, count: int) -> "Challenge":
+        """The same with its first questions only."""
+        exact = None if self.exact is None else self.exact[:count]
+        return replace(self, histories=self.histories[:count], exact=exact)
+
 
 def load(folder: Path, data: Path) -> Challenge:
     """A folder with a reference or a trained metric; the latter's users are those of the data set."""
     if (folder / "reference.safetensors").exists():
         return _reference(Ruler.load(folder))
     return _learned(MetricArtifact.load(folder), read_dataset(data))
+
+
+def expanded(challenge: Challenge, items: int) -> Challenge:
+    """The same questions over so many items: those it has, and copies of them with noise.
+
+    None is copied from an item of any history: of such copies a query would find little else.
+    """
+    random = np.random.default_rng(SEED)
+    touched = np.concatenate([query.history_rows for query in challenge.histories])
+    others = np.setdiff1d(np.arange(len(challenge.vectors)), touched)
+    sources = random.choice(others, items - len(challenge.vectors))
+    vectors = np.concatenate([challenge.vectors, noisy_copies(challenge.vectors, sources, random)])
+    biases = np.concatenate([challenge.biases, challenge.biases[sources]])
+    return replace(challenge, vectors=vectors, biases=biases, exact=None)
+
+
+def noisy_copies(vectors: np.ndarray, sources: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """float32[n, D]: copies of rows int64[n] with noise that leaves mean and deviation of the catalogue as they are."""
+    mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
+    noise = random.normal(size=(len(sources), vectors.shape[1])).astype(np.float32)
+    copies: np.ndarray = mean + np.float32(0.51**0.5) * (vectors[sources] - mean) + np.float32(0.7) * deviation * noise
+    return copies
 
 
 def _reference(ruler: Ruler) -> Challenge:
@@ -71,7 +99,7 @@ def _reference(ruler: Ruler) -> Challenge:
 def _learned(artifact: MetricArtifact, data: Dataset) -> Challenge:
     """Users of whom something was held out, drawn by a seed, with all that they did in training."""
     users = data.held_out().users
-    asked = np.random.default_rng(0).choice(users, min(QUERIES, len(users)), replace=False)
+    asked = np.random.default_rng(SEED).choice(users, min(QUERIES, len(users)), replace=False)
     histories = _histories(artifact, data, asked)
     products = Cost(0, artifact.dimensions)
     costs = MetricCosts(products, gradient=products, user=Cost(0, 0), longest=MAX_HISTORY)

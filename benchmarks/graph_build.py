@@ -1,7 +1,7 @@
 """How long the graph takes to build, and how well it can be walked: `python -m benchmarks.graph_build --metric DIR`.
 
-The reference vectors, and beyond their number copies of them with noise. Batches grow with the index. Recall is the share of the true ten nearest under
-L2, of points beside items, that a walk with a beam of 64 comes to.
+The reference vectors, and beyond their number copies of them with noise. Batches grow with the index. Recall is the
+share of the true ten nearest under L2, of points beside items, that a walk with a beam of 64 comes to.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.large_catalogue import noisy_copies
+from benchmarks.challenges import noisy_copies
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.reference_metric import Ruler
 from benchmarks.report import Report

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.challenges import Challenge
+from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
@@ -20,7 +20,6 @@ DEGREE = 32
 QUERIES, TIMES = 64, 8
 """So many queries, whose exact answers are computed, asked so often that they fill the lanes."""
 
-SEED = 0
 SETTINGS = tuple(
     SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
     for rounds, clusters, pairs, width in (
@@ -37,44 +36,13 @@ SETTINGS = tuple(
 )
 
 
-def noisy_copies(vectors: np.ndarray, sources: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """float32[n, D]: copies of rows int64[n] with noise that leaves mean and deviation of the catalogue as they are."""
-    mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
-    noise = random.normal(size=(len(sources), vectors.shape[1])).astype(np.float32)
-    copies: np.ndarray = mean + np.float32(0.51**0.5) * (vectors[sources] - mean) + np.float32(0.7) * deviation * noise
-    return copies
-
-
-def sources_of(challenge: Challenge, count: int, random: np.random.Generator) -> np.ndarray:
-    """Rows int64[count] to copy: none of any history, as copies of its items would answer too much."""
-    touched = np.concatenate([query.history_rows for query in challenge.histories])
-    others = np.setdiff1d(np.arange(len(challenge.vectors)), touched)
-    return random.choice(others, count)
-
-
-def expanded(challenge: Challenge, items: int) -> Challenge:
-    """The first queries of a challenge over so many items, those it has and copies behind them."""
-    random = np.random.default_rng(SEED)
-    small = shortened(challenge)
-    sources = sources_of(small, items - len(small.vectors), random)
-    vectors = np.concatenate([small.vectors, noisy_copies(small.vectors, sources, random)])
-    biases = np.concatenate([small.biases, small.biases[sources]])
-    return replace(small, vectors=vectors, biases=biases, exact=None)
-
-
-def shortened(challenge: Challenge) -> Challenge:
-    """The same with its first queries only."""
-    exact = None if challenge.exact is None else challenge.exact[:QUERIES]
-    return replace(challenge, histories=challenge.histories[:QUERIES], exact=exact)
-
-
 def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: Console) -> Report:
     """How much more a query takes on so many items, both at their fastest setting that reaches the recall."""
-    large_challenge = expanded(challenge, items)
+    large_challenge = expanded(challenge.first(QUERIES), items)
     index = cached(large_challenge, cache, errors)
     with errors.status("exact answers, and the small graph"):
         large = repeated(large_challenge, index)
-        small = repeated(shortened(challenge), built(challenge))
+        small = repeated(challenge.first(QUERIES), built(challenge))
     with errors.status("measuring"):
         contestants = [Contestant.ours(bench, params) for bench in (small, large) for params in SETTINGS]
         results, floor = compete(contestants, rounds)

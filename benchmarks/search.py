@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from benchmarks import challenges
 from benchmarks.contest import LANES, Contestant, Lines, compete, lane_rows
-from benchmarks.curves import Curve, draw
+from benchmarks.curves import Curve, draw, front
 from benchmarks.filtered import filter_rows
 from benchmarks.large_catalogue import compare
 from benchmarks.learned_peers import NANN_SETTINGS, SL2G_SETTINGS, NannParams
@@ -131,11 +131,12 @@ def main(
 
 
 def _curves(report: Report) -> list[Curve]:
+    """A curve for each method, without the settings that another one of its own beats in both."""
     rows = [row for row in report.rows if isinstance(row, SearchRow)]
     points: dict[str, list[tuple[float, float]]] = {row.method: [] for row in rows}
     for row in rows:
         points[row.method].append((row.recall_at_50, row.queries_per_second))
-    return [Curve(name, mine, highlighted=name == OURS) for name, mine in points.items()]
+    return [Curve(name, front(mine), highlighted=name == OURS) for name, mine in points.items()]
 
 
 if __name__ == "__main__":

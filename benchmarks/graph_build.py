@@ -1,8 +1,7 @@
 """How long the graph takes to build, and how well it can be walked: `python -m benchmarks.graph_build --metric DIR`.
 
-The reference vectors, and beyond their number copies of them: v' = mean + √0.51 · (v − mean) + 0.7 · deviation · noise,
-as in DESIGN.md under "A million items". Batches grow with the index. Recall is the share of the true ten nearest under
-L2, of points beside items, that a walk with a beam of 64 comes to.
+The reference vectors, and beyond their number copies of them with noise. Batches grow with the index. Recall is the
+share of the true ten nearest under L2, of points beside items, that a walk with a beam of 64 comes to.
 """
 
 import argparse
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.challenges import noisy_copies
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.reference_metric import Ruler
 from benchmarks.report import Report
@@ -41,10 +41,7 @@ class Row:
 def vectors(reference: np.ndarray, count: int) -> np.ndarray:
     """float32[count, D], in an order of no meaning."""
     rng = np.random.default_rng(5)
-    mean, deviation = reference.mean(axis=0), reference.std(axis=0)
-    extra = rng.integers(0, len(reference), max(0, count - len(reference)))
-    noise = rng.normal(size=(len(extra), reference.shape[1])).astype(np.float32)
-    copies = mean + np.float32(0.51**0.5) * (reference[extra] - mean) + np.float32(0.7) * deviation * noise
+    copies = noisy_copies(reference, rng.integers(0, len(reference), max(0, count - len(reference))), rng)
     return np.asarray(rng.permutation(np.concatenate([reference, copies]))[:count])
 
 

@@ -23,9 +23,6 @@ from engine.metric import Users, as_arrays, padded_histories, pair_arrays
 from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
-PAIR_MULTIPLY_ADDS = 64 * (HIDDEN + 2 * HISTORY) + HIDDEN * SECOND + SECOND
-"""Of scoring one pair; its gradient costs as many again, less the last layer's."""
-
 _TILE = 64
 _FAST = {"contract", "reassoc", "nsz", "arcp", "nnan"}
 

@@ -1,0 +1,124 @@
+"""Searches that take turns on one bench, with the floor of all arithmetic beside them in every round."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from benchmarks import matrix_product
+from benchmarks.search_figures import OURS, Measured
+from benchmarks.search_methods import Bench, Method
+from benchmarks.timing import Timing, alternate
+from engine.query import SearchParams
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Lines = Mapping[str, Sequence["DataclassInstance"]]
+
+LANES = (1, 8, 32, 128)
+_FLOOR = -1
+"""Its number among the contestants of a round."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method at one setting, which answers a bench's first ``queries`` in a run. size, params: see `Measured`."""
+
+    bench: Bench
+    method: str
+    setting: str
+    run: Method
+    queries: int
+    size: int = 0
+    params: SearchParams | None = None
+
+    @classmethod
+    def ours(cls, bench: Bench, params: SearchParams, lanes: int = LANES[-1]) -> Self:
+        """The engine at one setting."""
+        run = partial(bench.ours, bench.queries, params, lanes)
+        return cls(bench, OURS, described(params), run, len(bench.queries), params=params)
+
+
+@dataclass(frozen=True)
+class FloorRow:
+    """The best library of one round."""
+
+    library: str
+    shape: str
+    multiply_adds_per_second: float
+
+
+@dataclass
+class Floor:
+    """The best matrix-product rate of any library, round by round."""
+
+    lines: list[FloorRow] = field(default_factory=list)
+
+    def measure(self) -> float:
+        """Seconds of one multiply-add, now."""
+        best = matrix_product.measure(rounds=3)[0]
+        self.lines.append(FloorRow(best.library, best.shape, best.multiply_adds_per_second))
+        return 1 / best.multiply_adds_per_second
+
+    @property
+    def seconds(self) -> Timing:
+        """Of one multiply-add, in each round."""
+        return Timing(tuple(1 / line.multiply_adds_per_second for line in self.lines))
+
+
+@dataclass(frozen=True)
+class LaneRow:
+    """The same search with so many lanes."""
+
+    lanes: int
+    recall_at_50: float
+    queries_per_second: float
+
+
+def described(params: SearchParams) -> str:
+    """A setting in words."""
+    return f"{params.rounds} rounds, {params.clusters} clusters, {params.pairs} pairs, width {params.width}"
+
+
+def compete(contestants: Sequence[Contestant], rounds: int) -> tuple[list[Measured], Floor]:
+    """What everybody finds and takes, counted once, which is the warm-up too, and the times of so many rounds."""
+    outcomes = [one.bench.outcome(one.run) for one in contestants]
+    floor = Floor()
+    runs = {number: timed(one.run, one.queries) for number, one in enumerate(contestants)}
+    timings = alternate({_FLOOR: floor.measure, **runs}, rounds, warm_ups=0)
+    results = [
+        Measured(
+            one.method,
+            one.setting,
+            recall=outcome.recall(one.bench.exact),
+            catalogue_share=outcome.evaluations / one.bench.index.rows,
+            work_share=outcome.multiply_adds / one.bench.everything(one.queries),
+            multiply_adds=outcome.multiply_adds,
+            seconds=timings[number],
+            size=one.size,
+            params=one.params,
+        )
+        for number, (one, outcome) in enumerate(zip(contestants, outcomes, strict=True))
+    ]
+    return results, floor
+
+
+def lane_rows(bench: Bench, params: SearchParams, rounds: int) -> list[LaneRow]:
+    """One setting with fewer lanes and more."""
+    methods = {lanes: Contestant.ours(bench, params, lanes) for lanes in LANES}
+    outcomes = {lanes: bench.outcome(one.run) for lanes, one in methods.items()}
+    timings = alternate({lanes: timed(one.run, one.queries) for lanes, one in methods.items()}, rounds, warm_ups=0)
+    return [LaneRow(lanes, outcomes[lanes].recall(bench.exact), 1 / timings[lanes].median) for lanes in LANES]
+
+
+def timed(method: Method, queries: int) -> Callable[[], float]:
+    """A run that gives seconds per query."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        method()
+        return (time.perf_counter() - start) / queries
+
+    return run

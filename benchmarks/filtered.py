@@ -1,0 +1,45 @@
+"""The engine's search where a filter lets only some rows through."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from benchmarks.contest import timed
+from benchmarks.search_methods import Bench
+from benchmarks.timing import alternate
+from engine.query import SearchParams
+
+SHARES = (0.5, 0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """A filter that matches a share of the rows; recall against the best of these under the metric."""
+
+    matching_share: float
+    matching_rows: int
+    recall_at_50: float
+    evaluations: float
+    queries_per_second: float
+
+
+def filter_rows(bench: Bench, params: SearchParams, lanes: int, rounds: int) -> list[FilterRow]:
+    """One setting under filters of a tag that rows carry by chance."""
+    tag = np.random.default_rng(0).random(bench.index.rows)
+    masks = {share: tag < share for share in SHARES}
+    asked = {share: [replace(query, mask=mask) for query in bench.queries] for share, mask in masks.items()}
+    methods = {share: partial(bench.ours, queries, params, lanes) for share, queries in asked.items()}
+    outcomes = {share: bench.outcome(method) for share, method in methods.items()}
+    runs = {share: timed(method, len(bench.queries)) for share, method in methods.items()}
+    timings = alternate(runs, rounds, warm_ups=0)
+    return [
+        FilterRow(
+            share,
+            int(masks[share].sum()),
+            recall_at_50=outcomes[share].recall(bench.exhaustive(asked[share]).rows),
+            evaluations=outcomes[share].evaluations,
+            queries_per_second=1 / timings[share].median,
+        )
+        for share in SHARES
+    ]

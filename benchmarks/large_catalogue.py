@@ -1,0 +1,90 @@
+"""The search on a catalogue that copies with noise make large, beside the catalogue that they were made from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.challenges import SEED, Challenge, expanded
+from benchmarks.contest import Contestant, Lines, compete
+from benchmarks.machine import THREADS, Machine
+from benchmarks.report import Report
+from benchmarks.search_figures import SearchRow, fastest
+from benchmarks.search_methods import Bench, K, built
+from engine.index import ItemIndex
+from engine.query import SearchParams
+
+DEGREE = 32
+QUERIES, TIMES = 64, 8
+"""So many queries, whose exact answers are computed, asked so often that they fill the lanes."""
+
+SETTINGS = tuple(
+    SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
+    for rounds, clusters, pairs, width in (
+        (2, 4, 60, 8),
+        (3, 3, 60, 24),
+        (3, 4, 60, 8),
+        (3, 5, 56, 8),
+        (3, 4, 72, 24),
+        (3, 5, 80, 16),
+        (4, 4, 64, 16),
+        (5, 4, 50, 16),
+        (5, 4, 64, 16),
+    )
+)
+
+
+def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: Console) -> Report:
+    """How much more a query takes on so many items, both at their fastest setting that reaches the recall."""
+    large_challenge = expanded(challenge.first(QUERIES), items)
+    index = cached(large_challenge, cache, errors)
+    with errors.status("exact answers, and the small graph"):
+        large = repeated(large_challenge, index)
+        small = repeated(challenge.first(QUERIES), built(challenge))
+    with errors.status("measuring"):
+        contestants = [Contestant.ours(bench, params) for bench in (small, large) for params in SETTINGS]
+        results, floor = compete(contestants, rounds)
+    on_small, on_large = results[: len(SETTINGS)], results[len(SETTINGS) :]
+    best_small, best = fastest(on_small), fastest(on_large)
+    figures = {
+        "share_at_recall_95": best.catalogue_share if best else None,
+        "work_at_recall_95": best.work_share if best else None,
+        "floor_share": best.floor_share(floor.seconds) if best else None,
+        "cost_growth": best_small.speedup_over(best) if best_small and best else None,
+    }
+    rows = [SearchRow.of(one, floor.seconds) for one in on_large]
+    details: Lines = {
+        f"{small.index.rows:,} items": [SearchRow.of(one, floor.seconds) for one in on_small],
+        "floors": floor.lines,
+    }
+    title = f"recall@{K}, {challenge.name} metric, {items:,} items, {QUERIES} queries, {TIMES} times each"
+    return Report(title, Machine.here(THREADS), rows, figures, details)
+
+
+def repeated(challenge: Challenge, index: ItemIndex) -> Bench:
+    """A bench that asks every query several times, so that lanes are full, and answers it exactly once."""
+    exact = Bench(challenge, index).exact
+    again = replace(challenge, histories=challenge.histories * TIMES, exact=np.tile(exact, (TIMES, 1)))
+    return Bench(again, index)
+
+
+def cached(challenge: Challenge, folder: Path, errors: Console) -> ItemIndex:
+    """An index of the challenge's items, with the graph from an earlier run where there is one.
+
+    To be deleted by hand when the code that builds graphs changes.
+    """
+    items = len(challenge.vectors)
+    path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{DEGREE}-{SEED}.npy"
+    if path.exists():
+        index = ItemIndex(challenge.metric, DEGREE)
+        columns = {"vectors": challenge.vectors, "biases": challenge.biases, "neighbors": np.load(path)}
+        index.load({**columns, "versions": np.ones((items, 1), np.int64)})
+        return index
+    with Progress(console=errors) as progress:
+        task = progress.add_task(f"building a graph of {items:,} items", total=items)
+        index = built(challenge, DEGREE, lambda rows: progress.update(task, completed=rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(path, index.neighbors[:items].numpy())
+    return index

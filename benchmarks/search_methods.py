@@ -1,0 +1,192 @@
+"""The ways of searching under a learned metric that `benchmarks.search` lets take turns.
+
+All of them answer the same queries with the same compiled scoring on the same threads, and count what they multiply.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import hnswlib
+import numpy as np
+import torch
+
+from benchmarks.challenges import Challenge
+from benchmarks.counting import Counting, choosing
+from benchmarks.learned_peers import Hnsw, NannParams, nann, sl2g
+from benchmarks.machine import THREADS
+from engine.graph import GraphParams, plan_insert
+from engine.index import ItemIndex
+from engine.kernels.threads import each_on_its_thread
+from engine.query import Answer, Query, SearchParams
+from engine.search import ParallelSearch
+
+K = 50
+DEGREE = 64
+_FEWEST, _MOST = 1_024, 8_192
+"""Rows that are inserted at once, an eighth of those that stand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a method found: int64[Q, K], −1 for none. choosing: multiply-adds beside the metric's, of all queries."""
+
+    rows: np.ndarray
+    choosing: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method found, and what it took: evaluations and multiply-adds per query."""
+
+    rows: np.ndarray
+    evaluations: float
+    multiply_adds: float
+
+    def recall(self, exact: np.ndarray) -> float:
+        """Mean share of the exact answers int64[≥ Q, K] found, −1 being none."""
+        wanted = [line[line >= 0] for line in exact[: len(self.rows)]]
+        shares = [np.isin(line, mine).mean() for mine, line in zip(self.rows, wanted, strict=True) if len(line)]
+        return float(np.mean(shares))
+
+
+Method = Callable[[], Found]
+
+
+def built(challenge: Challenge, degree: int = DEGREE, progress: Callable[[int], None] = lambda _: None) -> ItemIndex:
+    """An index of a challenge's items, its graph built batch by batch."""
+    index = ItemIndex(challenge.metric, degree)
+    total, params = len(challenge.vectors), GraphParams(candidates=2 * degree)
+    while index.rows < total:
+        size = min(_MOST, max(_FEWEST, index.rows // 8))
+        rows = np.arange(index.rows, min(total, index.rows + size))
+        change = plan_insert(index, rows, torch.from_numpy(challenge.vectors[rows]), params)
+        writes = {
+            "vectors": [(rows, challenge.vectors[rows])],
+            "biases": [(rows, challenge.biases[rows])],
+            "neighbors": [(change.rows, change.neighbors)],
+            "versions": [(rows, np.ones((len(rows), 1), np.int64))],
+        }
+        index.apply(writes, int(rows[-1]) + 1)
+        progress(index.rows)
+    return index
+
+
+class Bench:
+    """A challenge's items in an index, its queries, and their exact answers int64[Q, K]."""
+
+    def __init__(self, challenge: Challenge, index: ItemIndex) -> None:
+        self.challenge, self.index = challenge, index
+        self.queries = challenge.histories
+        self._users = index.metric.make_users(len(self.queries), index.device)
+        self._searches: dict[int, ParallelSearch] = {}
+        self.exact = challenge.exact if challenge.exact is not None else self.exhaustive(self.queries).rows
+
+    def outcome(self, method: Method) -> Outcome:
+        """Run once under a metric that counts."""
+        metric = self.index.metric
+        counting = Counting(metric, self.challenge.costs, max(len(self.queries), 1_024))
+        self.index.metric = counting
+        try:
+            found = method()
+        finally:
+            self.index.metric = metric
+        multiply_adds = int(counting.multiply_adds.sum()) + found.choosing
+        return Outcome(found.rows, counting.pairs.sum() / len(found.rows), multiply_adds / len(found.rows))
+
+    def everything(self, count: int | None = None) -> float:
+        """Multiply-adds per query of scoring all items for the first queries."""
+        costs, queries = self.challenge.costs, self.queries[:count]
+        return float(np.mean(self.index.rows * costs.pair.of(costs.lengths(queries))))
+
+    def ours(self, queries: Sequence[Query], params: SearchParams, lanes: int) -> Found:
+        """The engine's search, with lanes that were there before, as a service has them."""
+        running = self._searches.setdefault(lanes, ParallelSearch(self.index, lanes))
+        asked = [replace(query, params=params) for query in queries]
+        answers = answered(running, asked)
+        rows = np.full((len(answers), K), -1)
+        for line, answer in zip(rows, answers, strict=True):
+            line[: len(answer.rows)] = answer.rows
+        return Found(rows, sum(choosing(self.index, *pair) for pair in zip(asked, answers, strict=True)))
+
+    def exhaustive(self, queries: Sequence[Query]) -> Found:
+        """Every item that matches scored, on each thread for a query of its own."""
+        found = np.full((len(queries), K), -1)
+        every = np.arange(self.index.rows)
+
+        def answer(part: int) -> None:
+            for line in range(part, len(queries), THREADS):
+                mask = queries[line].mask
+                rows = every if mask is None else np.flatnonzero(mask)
+                best = self._best(queries[line : line + 1], rows[None], np.array([part]))[0]
+                found[line, : len(best)] = best
+
+        each_on_its_thread(answer, THREADS)
+        return Found(found)
+
+    def _best(self, queries: Sequence[Query], rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """The best K of rows int64[n, p] for each query, int64[n, ≤ K].
+
+        Without operations of torch, whose threads wait actively and would be in the way of the kernels'.
+        """
+        metric, state = self.index.metric, self.index.state
+        metric.encode_users(queries, state, self._users, lanes)
+        scores = metric.score(state, torch.from_numpy(rows), self._users, torch.from_numpy(lanes)).numpy()
+        if rows.shape[1] <= K:
+            return rows
+        best: np.ndarray = np.take_along_axis(rows, np.argpartition(scores, -K, axis=1)[:, -K:], axis=1)
+        return best
+
+
+class Peers(Bench):
+    """A bench with what other ways of searching need: hnswlib's graph, and faiss's by L2."""
+
+    def __init__(self, challenge: Challenge, index: ItemIndex) -> None:
+        super().__init__(challenge, index)
+        self._means = challenge.means
+        self._by_product = hnswlib.Index("ip", challenge.vectors.shape[1])
+        self._by_product.init_index(len(challenge.vectors), M=32, ef_construction=200, random_seed=0)
+        self._by_product.add_items(challenge.vectors, num_threads=THREADS)
+        self._by_distance: Hnsw | None = None
+
+    def reranked(self, count: int) -> Found:
+        """HNSW by inner product with the history's mean vector, and the metric on the best it finds.
+
+        What the walk itself multiplies hnswlib does not tell; it is left out, in its favour.
+        """
+        self._by_product.set_ef(max(count, 64))
+        found = np.empty((len(self.queries), K), np.int64)
+
+        def answer(part: int) -> None:
+            lanes = np.arange(part, len(self.queries), THREADS)
+            candidates = self._by_product.knn_query(self._means[lanes], k=count, num_threads=1)[0].astype(np.int64)
+            found[lanes] = self._best(self.queries[part::THREADS], candidates, lanes)
+
+        each_on_its_thread(answer, THREADS)
+        return Found(found)
+
+    def sl2g(self, ef: int) -> Found:
+        """See `benchmarks.learned_peers.sl2g`."""
+        return Found(sl2g(self.index.metric, self.index.state, self.queries, self._levels, ef, K)[0])
+
+    def nann(self, params: NannParams) -> Found:
+        """See `benchmarks.learned_peers.nann`."""
+        return Found(nann(self.index.metric, self.index.state, self.queries, self._levels, params, K)[0])
+
+    @property
+    def _levels(self) -> Hnsw:
+        if self._by_distance is None:
+            self._by_distance = Hnsw.build(self.challenge.vectors)
+        return self._by_distance
+
+
+def answered(running: ParallelSearch, queries: Sequence[Query]) -> list[Answer]:
+    """Answer queries, refilling lanes as they become free; answers in the order of the queries."""
+    answers: dict[int, Answer] = {}
+    owner: dict[int, int] = {}
+    waiting = iter(range(len(queries)))
+    while len(answers) < len(queries):
+        batch = [number for _, number in zip(range(running.free_lanes), waiting, strict=False)]
+        owner.update(zip(running.admit([queries[number] for number in batch]), batch, strict=True))
+        for lane, answer in running.step():
+            answers[owner[lane]] = answer
+    return [answers[number] for number in range(len(queries))]

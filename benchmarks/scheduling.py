@@ -26,6 +26,7 @@ from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.metric import InnerProduct
 from engine.query import Query, SearchParams
+from engine.search import ParallelSearch
 from engine.warm_up import warm_up
 
 ONE, FULL, TIMED, OURS = "one at a time", "full batches", "batches with a time-out", "hopstream"
@@ -46,14 +47,13 @@ _BESIDE = ("peak_ratio", "p99_ratio", "throughput_ratio", "goodput_share_at_3x",
 
 @dataclass(frozen=True)
 class Bench:
-    """The policies over one index.
+    """The policies over one engine, in the same lanes: every run leaves them empty.
 
     seconds: about how long a run lasts. rounds: how many runs of each policy there are; these take turns. mixture: of
     two budgets in equal parts, unless said otherwise: "1 : 30" names two, and no reading is harder on us.
     """
 
-    index: ItemIndex
-    lanes: int
+    engine: ParallelSearch
     seconds: float
     rounds: int
     mixture: Mixture = Mixture.HALVES
@@ -62,19 +62,20 @@ class Bench:
         """A policy by its name. patience: seconds, of the batches with a time-out."""
         if name == OURS:
             return Continuous(watched)
-        return FixedBatches(watched, 1 if name == ONE else self.lanes, patience if name == TIMED else None)
+        return FixedBatches(watched, 1 if name == ONE else self.engine.lanes.count, patience if name == TIMED else None)
 
     def run(self, name: str, load: Load, patience: float = 0.0, timeout: float | None = None) -> Run:
-        """One policy under one load, in lanes of its own."""
-        watched = WatchedSearch(search.ParallelSearch(self.index, self.lanes))
+        """One policy under one load."""
+        watched = WatchedSearch(self.engine)
         return run(self.policy(name, watched, patience), watched, load, timeout)
 
     def queries(self, rate: float, seed: int) -> list[Query]:
         """Queries for one run at a rate, in whole batches."""
         rng = np.random.default_rng(seed)
-        count = self.lanes * max(4, round(rate * self.seconds / self.lanes))
+        lanes, dimensions = self.engine.lanes.count, self.engine.index.metric.dimensions
+        count = lanes * max(4, round(rate * self.seconds / lanes))
         budgets = self.mixture.budgets(count, rng)
-        vectors = rng.normal(size=(count, self.index.metric.dimensions)).astype(np.float32)
+        vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
         params = [SearchParams(rounds=_ROUNDS, budget=int(budget)) for budget in budgets]
         return [Query(each, vector=vector) for each, vector in zip(params, vectors, strict=True)]
 
@@ -208,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     search.QUIET_ROUNDS = _ROUNDS
     index = synthetic_index(options.items)
     warm_up(index.metric)
-    bench = Bench(index, options.lanes, options.seconds, options.rounds, options.mixture)
+    bench = Bench(ParallelSearch(index, options.lanes), options.seconds, options.rounds, options.mixture)
     rows, figures = measure(bench)
     report = Report("Scheduling: latency against offered load", Machine.here(THREADS), rows, figures)
     report.print()

@@ -10,6 +10,7 @@ from benchmarks.scheduling_drawing import draw
 from benchmarks.scheduling_load import Load, WatchedSearch, run
 from benchmarks.scheduling_policies import Continuous, FixedBatches
 from engine.query import Query, SearchParams
+from engine.search import ParallelSearch
 from tests.engine.fake_search import FakeSearch
 
 
@@ -104,7 +105,7 @@ def test_every_query_is_answered_once_under_our_policy() -> None:
 
 def test_the_benchmark_measures_and_draws(tmp_path: Path) -> None:
     """On a small index, in a moment: every figure of the issue is there, and nothing was computed late."""
-    rows, figures = measure(Bench(synthetic_index(300), lanes=2, seconds=0.01, rounds=1))
+    rows, figures = measure(Bench(ParallelSearch(synthetic_index(300), lanes=2), seconds=0.01, rounds=1))
     named = {"peak_ratio", "p99_ratio", "throughput_ratio", "goodput_share_at_3x", "computed_late"}
     assert named <= figures.keys()
     assert {"p99_ratio_log_uniform", "p99_ratio_one_in_31"} <= figures.keys()

@@ -1,21 +1,23 @@
 """Continuous batching beside what is usual, over the same engine step: `python -m benchmarks.scheduling --json OUT`.
 
-Queries arrive at random, with budgets between one and thirty times the smallest. One at a time, fixed batches that wait
-until they are full, fixed batches with a time-out, and hopstream's scheduler answer them in the same lanes. Then
-everybody is in a hurry, and three times as many come as can be served.
+Queries arrive at random, half of them with a small budget, half with one thirty times as large; the figures of other
+mixtures stand beside, under names of their own. One at a time, fixed batches that wait until they are full, fixed
+batches with a time-out, and hopstream's scheduler answer them in the same lanes. Then everybody is in a hurry, and
+three times as many come as can be served.
 """
 
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.machine import Machine, bound_threads
+from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.report import Figures, Report
+from benchmarks.scheduling_budgets import Mixture
 from benchmarks.scheduling_drawing import draw
 from benchmarks.scheduling_load import Load, Row, Run, WatchedSearch, run
 from benchmarks.scheduling_policies import Continuous, FixedBatches, Policy
@@ -24,6 +26,8 @@ from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.metric import InnerProduct
 from engine.query import Query, SearchParams
+from engine.search import ParallelSearch
+from engine.warm_up import warm_up
 
 ONE, FULL, TIMED, OURS = "one at a time", "full batches", "batches with a time-out", "hopstream"
 PATIENCES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -35,44 +39,43 @@ LOADS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9)
 COMPARED, OVERLOAD, TIMEOUT = 0.8, 3.0, 5.0
 """OVERLOAD: times our peak that are offered. TIMEOUT: the time a query has there, in unloaded median latencies."""
 
-_SMALLEST_BUDGET, _BUDGET_RANGE = 50, 30
-
 # With `search.QUIET_ROUNDS` out of reach: a search ends when its budget is spent, not when it has converged.
 _ROUNDS = 1_000
 
-# The policies differ in who shares a step. More threads for it gain nothing at this size.
-_THREADS = 1
+_BESIDE = ("peak_ratio", "p99_ratio", "throughput_ratio", "goodput_share_at_3x", "computed_late")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The policies over one index.
+    """The policies over one engine, in the same lanes: every run leaves them empty.
 
-    seconds: about how long a run lasts. rounds: how many runs of each policy there are; these take turns.
+    seconds: about how long a run lasts. rounds: how many runs of each policy there are; these take turns. mixture: of
+    two budgets in equal parts, unless said otherwise: "1 : 30" names two, and no reading is harder on us.
     """
 
-    index: ItemIndex
-    lanes: int
+    engine: ParallelSearch
     seconds: float
     rounds: int
+    mixture: Mixture = Mixture.HALVES
 
     def policy(self, name: str, watched: WatchedSearch, patience: float) -> Policy:
         """A policy by its name. patience: seconds, of the batches with a time-out."""
         if name == OURS:
             return Continuous(watched)
-        return FixedBatches(watched, 1 if name == ONE else self.lanes, patience if name == TIMED else None)
+        return FixedBatches(watched, 1 if name == ONE else self.engine.lanes.count, patience if name == TIMED else None)
 
     def run(self, name: str, load: Load, patience: float = 0.0, timeout: float | None = None) -> Run:
-        """One policy under one load, in lanes of its own."""
-        watched = WatchedSearch(search.ParallelSearch(self.index, self.lanes))
+        """One policy under one load."""
+        watched = WatchedSearch(self.engine)
         return run(self.policy(name, watched, patience), watched, load, timeout)
 
     def queries(self, rate: float, seed: int) -> list[Query]:
-        """Queries for one run at a rate, in whole batches; the logarithm of their budgets is uniform."""
+        """Queries for one run at a rate, in whole batches."""
         rng = np.random.default_rng(seed)
-        count = self.lanes * max(4, round(rate * self.seconds / self.lanes))
-        budgets = _SMALLEST_BUDGET * np.exp(rng.uniform(0, np.log(_BUDGET_RANGE), count))
-        vectors = rng.normal(size=(count, self.index.metric.dimensions)).astype(np.float32)
+        lanes, dimensions = self.engine.lanes.count, self.engine.index.metric.dimensions
+        count = lanes * max(4, round(rate * self.seconds / lanes))
+        budgets = self.mixture.budgets(count, rng)
+        vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
         params = [SearchParams(rounds=_ROUNDS, budget=int(budget)) for budget in budgets]
         return [Query(each, vector=vector) for each, vector in zip(params, vectors, strict=True)]
 
@@ -137,8 +140,17 @@ class Bench:
         }
 
 
-def measure(bench: Bench) -> tuple[list[Row], Figures]:
-    """All rows and figures."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a mixture showed. patience: seconds, the best time-out of a batch."""
+
+    peaks: Mapping[str, float]
+    patience: float
+    figures: Figures
+
+
+def judged(bench: Bench) -> Verdict:
+    """Ours beside the batches with a time-out, under the mixture of the bench."""
     unloaded = bench.unloaded_median()
     peaks = bench.peaks()
     rate = COMPARED * peaks[TIMED]
@@ -155,7 +167,18 @@ def measure(bench: Bench) -> tuple[list[Row], Figures]:
         "throughput_ratio": statistics.median(rates),
         **bench.hurried(peaks[OURS], TIMEOUT * unloaded),
     }
-    return bench.sweep(peaks, patience), figures
+    return Verdict(peaks, patience, figures)
+
+
+def measure(bench: Bench) -> tuple[list[Row], Figures]:
+    """All rows and figures; those of the other mixtures have the mixture in their names."""
+    verdict = judged(bench)
+    figures = dict(verdict.figures)
+    for mixture in Mixture:
+        if mixture is not bench.mixture:
+            beside = judged(replace(bench, mixture=mixture)).figures
+            figures |= {name + mixture.suffix: beside[name] for name in _BESIDE}
+    return bench.sweep(verdict.peaks, verdict.patience), figures
 
 
 def synthetic_index(items: int, dimensions: int = 64) -> ItemIndex:
@@ -176,20 +199,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the report to this file, and the drawing beside it")
-    parser.add_argument("--items", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=40_000)
     parser.add_argument("--lanes", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="about how long one run lasts")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mixture", type=Mixture, choices=list(Mixture), default=Mixture.HALVES)
     options = parser.parse_args(arguments)
-    bound_threads(_THREADS)
+    bound_threads()
     search.QUIET_ROUNDS = _ROUNDS
-    bench = Bench(synthetic_index(options.items), options.lanes, options.seconds, options.rounds)
+    index = synthetic_index(options.items)
+    warm_up(index.metric)
+    bench = Bench(ParallelSearch(index, options.lanes), options.seconds, options.rounds, options.mixture)
     rows, figures = measure(bench)
-    report = Report("Scheduling: latency against offered load", Machine.here(_THREADS), rows, figures)
+    report = Report("Scheduling: latency against offered load", Machine.here(THREADS), rows, figures)
     report.print()
     if options.json is not None:
         report.write_json(options.json)
-        draw(rows, options.json.with_suffix(""))
+        draw(rows, options.json.with_suffix(""), f"Budgets mixed 1 : 30 ({bench.mixture}), Poisson arrivals")
 
 
 if __name__ == "__main__":

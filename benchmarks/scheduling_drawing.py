@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from benchmarks.scheduling_load import Row
 
 
-def draw(rows: Sequence[Row], prefix: Path) -> list[Path]:
+def draw(rows: Sequence[Row], prefix: Path, title: str) -> list[Path]:
     """Draw the median (dashed) and the 99th percentile as PREFIX.png and PREFIX.svg; returns both paths."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(title="Budgets mixed 1 : 30, Poisson arrivals", xlabel="offered queries/s", ylabel="latency in ms")
+    axes.set(title=title, xlabel="offered queries/s", ylabel="latency in ms")
     axes.set_yscale("log")
     for number, policy in enumerate(dict.fromkeys(row.policy for row in rows)):
         mine = sorted((row for row in rows if row.policy == policy), key=lambda row: row.offered)

@@ -107,7 +107,7 @@ class WatchedSearch:
         """One step. Of a lane whose time is up it makes none if the answer counts the steps before only."""
         now = time.monotonic()
         finished = self._search.step()
-        unhurt = {lane for lane, answer in finished if answer.steps == self._running[lane][1]}
+        unhurt = {lane for lane, answer in finished if answer.steps <= self._running[lane][1]}
         self.computed_late += sum(
             now >= deadline for lane, (deadline, _) in self._running.items() if lane not in unhurt
         )

@@ -1,12 +1,15 @@
 """What queries and steps cost: learned from those that are over, so that the next ones can be planned."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
-from engine.query import Answer, Query, Stop
+from engine.query import Answer, Query, SearchParams, Stop
 
 _FIRST_EVALUATIONS = 1_000
 _FIRST_PAIRS = 100
 _SMOOTHING = 0.05
+
+_sizes = attrgetter(*(field.name for field in fields(SearchParams)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +105,4 @@ class _Mean:
 
 def _kind(query: Query) -> tuple[int, ...]:
     """Parameters of the same number of bits, with or without a filter."""
-    return (*(size.bit_length() for size in astuple(query.params)), query.mask is not None)
+    return (*(size.bit_length() for size in _sizes(query.params)), query.mask is not None)

@@ -153,10 +153,14 @@ class Scheduler(Generic[Ticket]):
 
         Those whose time is up make none. Whom even a step without newcomers makes late is not waited for.
         """
-        paced = [(_seconds_a_step(each.query, each.steps_left, now), each.cost) for each in self._running.values()]
-        pairs = sum(cost.pairs for pace, cost in paced if pace > 0)
-        in_reach = (pace for pace, cost in paced if pace > self._step_times.expected(cost.pairs))
-        return pairs, min(in_reach, default=inf)
+        pairs, longest = 0.0, inf
+        for each in self._running.values():
+            pace = _seconds_a_step(each.query, each.steps_left, now)
+            if pace > 0:
+                pairs += each.cost.pairs
+            if pace < longest and pace > self._step_times.expected(each.cost.pairs):
+                longest = pace
+        return pairs, longest
 
     def _has_lane(self, entry: Waiting[Ticket], free: int) -> bool:
         """Whether one of the free lanes is for queries as heavy as this one."""

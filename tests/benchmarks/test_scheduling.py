@@ -5,16 +5,32 @@ import numpy as np
 import pytest
 
 from benchmarks.scheduling import OURS, Bench, measure, synthetic_index
+from benchmarks.scheduling_budgets import Mixture
 from benchmarks.scheduling_drawing import draw
 from benchmarks.scheduling_load import Load, WatchedSearch, run
 from benchmarks.scheduling_policies import Continuous, FixedBatches
 from engine.query import Query, SearchParams
+from engine.search import ParallelSearch
 from tests.engine.fake_search import FakeSearch
 
 
 def query(steps: int = 1, deadline: float | None = None) -> Query:
     """A query that the fake search answers after so many steps."""
     return Query(SearchParams(budget=100 * steps, width=1), deadline=deadline)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "large", "work_of_large"),
+    [(Mixture.HALVES, 1 / 2, 30 / 31), (Mixture.ONE_IN_31, 1 / 31, 1 / 2), (Mixture.LOG_UNIFORM, 0.0, 0.0)],
+)
+def test_budgets_are_mixed_one_to_thirty(mixture: Mixture, large: float, work_of_large: float) -> None:
+    """Two budgets in the shares that are meant, or everything between; the same seed draws the same."""
+    budgets = mixture.budgets(3_100, np.random.default_rng(0))
+    assert np.array_equal(budgets, mixture.budgets(3_100, np.random.default_rng(0)))
+    largest = budgets == 1_500
+    assert (budgets.min(), budgets.max()) == (50, pytest.approx(1_500, rel=0.01))
+    assert largest.mean() == pytest.approx(large, abs=0.001)
+    assert budgets[largest].sum() / budgets.sum() == pytest.approx(work_of_large, abs=0.001)
 
 
 def test_a_fixed_batch_waits_until_it_is_full_and_returns_at_once() -> None:
@@ -89,9 +105,10 @@ def test_every_query_is_answered_once_under_our_policy() -> None:
 
 def test_the_benchmark_measures_and_draws(tmp_path: Path) -> None:
     """On a small index, in a moment: every figure of the issue is there, and nothing was computed late."""
-    rows, figures = measure(Bench(synthetic_index(300), lanes=2, seconds=0.01, rounds=1))
+    rows, figures = measure(Bench(ParallelSearch(synthetic_index(300), lanes=2), seconds=0.01, rounds=1))
     named = {"peak_ratio", "p99_ratio", "throughput_ratio", "goodput_share_at_3x", "computed_late"}
     assert named <= figures.keys()
+    assert {"p99_ratio_log_uniform", "p99_ratio_one_in_31"} <= figures.keys()
     assert figures["computed_late"] == 0
     assert OURS in {row.policy for row in rows}
-    assert all(path.stat().st_size > 1_000 for path in draw(rows, tmp_path / "scheduling"))
+    assert all(path.stat().st_size > 1_000 for path in draw(rows, tmp_path / "scheduling", "title"))

@@ -33,6 +33,9 @@ GIVEN_ROWS = 1_024
 """Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
 scores ten thousand does not keep the others waiting for all of them."""
 
+LANES_A_THREAD = 4
+"""With fewer lanes a thread that is woken for them costs more than it does for them."""
+
 ENOUGH_SEEDS = 8
 """A history of so many items is enough to start from; a shorter one gets the index's own seeds beside it."""
 
@@ -125,7 +128,8 @@ class ParallelSearch:
         On a CPU each thread takes its lanes through all of it: they wait for each other once a step.
         """
         counts, entered = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=bool)
-        parts = min(torch.get_num_threads(), len(running)) if self._rounds is compiled else 1
+        enough = max(1, len(running) // LANES_A_THREAD)
+        parts = min(torch.get_num_threads(), enough) if self._rounds is compiled else 1
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
 
         def hop(part: int) -> None:

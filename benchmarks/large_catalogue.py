@@ -23,14 +23,14 @@ QUERIES, TIMES = 64, 8
 SETTINGS = tuple(
     SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
     for rounds, clusters, pairs, width in (
-        (2, 4, 60, 8),
-        (3, 3, 60, 24),
+        (2, 3, 88, 16),
+        (2, 4, 76, 8),
+        (2, 4, 80, 8),
         (3, 4, 60, 8),
-        (3, 5, 56, 8),
-        (3, 4, 72, 24),
-        (3, 5, 80, 16),
-        (4, 4, 64, 16),
-        (5, 4, 50, 16),
+        (4, 4, 52, 16),
+        (4, 3, 64, 16),
+        (4, 3, 64, 32),
+        (4, 3, 72, 16),
         (5, 4, 64, 16),
     )
 )

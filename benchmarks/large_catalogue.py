@@ -11,7 +11,7 @@ from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
-from benchmarks.search_figures import SearchRow, fastest
+from benchmarks.search_figures import BYTE, SearchRow, fastest
 from benchmarks.search_methods import Bench, K, built
 from engine.index import ItemIndex
 from engine.query import SearchParams
@@ -52,6 +52,7 @@ def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: 
         "share_at_recall_95": best.catalogue_share if best else None,
         "work_at_recall_95": best.work_share if best else None,
         "floor_share": best.floor_share(floor.seconds) if best else None,
+        "floor_share_bytes_as_quarters": best.floor_share(floor.seconds, BYTE) if best else None,
         "cost_growth": best_small.speedup_over(best) if best_small and best else None,
     }
     rows = [SearchRow.of(one, floor.seconds) for one in on_large]

@@ -92,7 +92,7 @@ class Bench:
         finally:
             self.index.metric = metric
         multiply_adds, total = int(counting.multiply_adds.sum()) + found.choosing, len(found.rows)
-        return Outcome(found.rows, counting.pairs.sum() / total, multiply_adds / total, found.choosing / total)
+        return Outcome(found.rows, int(counting.pairs.sum()) / total, multiply_adds / total, found.choosing / total)
 
     def everything(self, count: int | None = None) -> float:
         """Multiply-adds per query of scoring all items for the first queries."""

@@ -96,6 +96,7 @@ def compete(contestants: Sequence[Contestant], rounds: int) -> tuple[list[Measur
             catalogue_share=outcome.evaluations / one.bench.index.rows,
             work_share=outcome.multiply_adds / one.bench.everything(one.queries),
             multiply_adds=outcome.multiply_adds,
+            choosing=outcome.choosing,
             seconds=timings[number],
             size=one.size,
             params=one.params,

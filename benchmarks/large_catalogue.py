@@ -11,7 +11,7 @@ from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
-from benchmarks.search_figures import SearchRow, fastest
+from benchmarks.search_figures import BYTE, SearchRow, fastest
 from benchmarks.search_methods import Bench, K, built
 from engine.index import ItemIndex
 from engine.query import SearchParams
@@ -23,14 +23,14 @@ QUERIES, TIMES = 64, 8
 SETTINGS = tuple(
     SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
     for rounds, clusters, pairs, width in (
-        (2, 4, 60, 8),
-        (3, 3, 60, 24),
+        (2, 3, 88, 16),
+        (2, 4, 76, 8),
+        (2, 4, 80, 8),
         (3, 4, 60, 8),
-        (3, 5, 56, 8),
-        (3, 4, 72, 24),
-        (3, 5, 80, 16),
-        (4, 4, 64, 16),
-        (5, 4, 50, 16),
+        (4, 4, 52, 16),
+        (4, 3, 64, 16),
+        (4, 3, 64, 32),
+        (4, 3, 72, 16),
         (5, 4, 64, 16),
     )
 )
@@ -52,6 +52,7 @@ def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: 
         "share_at_recall_95": best.catalogue_share if best else None,
         "work_at_recall_95": best.work_share if best else None,
         "floor_share": best.floor_share(floor.seconds) if best else None,
+        "floor_share_bytes_as_quarters": best.floor_share(floor.seconds, BYTE) if best else None,
         "cost_growth": best_small.speedup_over(best) if best_small and best else None,
     }
     rows = [SearchRow.of(one, floor.seconds) for one in on_large]

@@ -36,11 +36,12 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a method found, and what it took: evaluations and multiply-adds per query."""
+    """What a method found, and what it took per query: evaluations, multiply-adds, and those of choosing among them."""
 
     rows: np.ndarray
     evaluations: float
     multiply_adds: float
+    choosing: float
 
     def recall(self, exact: np.ndarray) -> float:
         """Mean share of the exact answers int64[≥ Q, K] found, −1 being none."""
@@ -90,8 +91,8 @@ class Bench:
             found = method()
         finally:
             self.index.metric = metric
-        multiply_adds = int(counting.multiply_adds.sum()) + found.choosing
-        return Outcome(found.rows, counting.pairs.sum() / len(found.rows), multiply_adds / len(found.rows))
+        multiply_adds, total = int(counting.multiply_adds.sum()) + found.choosing, len(found.rows)
+        return Outcome(found.rows, int(counting.pairs.sum()) / total, multiply_adds / total, found.choosing / total)
 
     def everything(self, count: int | None = None) -> float:
         """Multiply-adds per query of scoring all items for the first queries."""

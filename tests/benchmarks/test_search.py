@@ -98,7 +98,7 @@ def test_figures_come_from_the_fastest_setting_that_reaches_the_recall():
         Measured(RERANKED, "500", 0.7, 0.1, 0.1, 10.0, Timing((1.0, 1.0, 1.0)), size=500),
         Measured(RERANKED, "4,000", 0.97, 0.2, 0.2, 20.0, Timing((6.0, 6.0, 6.0)), size=4000),
         Measured(OURS, "small", 0.8, 0.01, 0.01, 1.0, Timing((0.1, 0.1, 0.1))),
-        Measured(OURS, "fast", 0.951, 0.02, 0.03, 4.0, Timing((0.5, 1.0, 1.0))),
+        Measured(OURS, "fast", 0.951, 0.02, 0.03, 4.0, Timing((0.5, 1.0, 1.0)), choosing=2.0),
         Measured(OURS, "large", 0.99, 0.03, 0.05, 9.0, Timing((2.0, 2.0, 3.0))),
     ]
     found = figures(measured, floor=Timing((0.05, 0.1, 0.05)))
@@ -108,6 +108,7 @@ def test_figures_come_from_the_fastest_setting_that_reaches_the_recall():
         "speedup_over_exhaustive_at_recall_95": 20.0,
         "exhaustive_floor_share": pytest.approx(0.5),
         "floor_share": pytest.approx(0.4),
+        "floor_share_bytes_as_quarters": pytest.approx(0.25),
         "speedup_over_rerank_at_equal_recall": 3.0,
         "speedup_over_rerank_500": 10.0,
         "speedup_over_rerank_4000": 3.0,
@@ -140,9 +141,10 @@ def test_command_leaves_a_table_json_and_a_drawing(tmp_path, bench, monkeypatch,
     monkeypatch.setattr(search.challenges, "load", lambda *_: bench.challenge)
     monkeypatch.setattr(search, "Peers", lambda *_: bench)
     monkeypatch.setattr(search, "built", lambda *_: bench.index)
-    search.main(tmp_path, json=tmp_path / "out.json", plot=tmp_path / "out", rounds=1, quick=True)
+    search.main(tmp_path, json=tmp_path / "out.json", plot=tmp_path / "out", rounds=1, quick=False)
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert [row["method"] for row in found["rows"]] == [EXHAUSTIVE, RERANKED, OURS, OURS]
+    methods = [row["method"] for row in found["rows"]]
+    assert methods == [EXHAUSTIVE, RERANKED, *["SL2G"] * 3, *["NANN"] * 5, OURS, OURS]
     assert found["exhaustive_floor_share"] > 0
     assert [row["lanes"] for row in found["lanes"]] == [1, 8, 32, 128]
     assert [row["matching_share"] for row in found["filters"]] == [0.5, 0.1, 0.01, 0.001]

@@ -16,7 +16,7 @@ from engine.query import Query
 
 NO_ROW = -1
 NO_SLOT = -1
-MOST_SLOTS = 4_096
+MOST_SLOTS = 1_024
 """Tangents that a lane keeps at most: those of the first rows that it scores."""
 
 SEEDS, NEAR, FAR, FILL = range(4)

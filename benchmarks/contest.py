@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -37,7 +37,7 @@ class Contestant:
     @classmethod
     def ours(cls, bench: Bench, params: SearchParams, lanes: int = LANES[-1]) -> Self:
         """The engine at one setting."""
-        run = partial(bench.ours, bench.queries, params, lanes)
+        run = partial(bench.ours, [replace(query, params=params) for query in bench.queries], lanes)
         return cls(bench, OURS, described(params), run, len(bench.queries), params=params)
 
 

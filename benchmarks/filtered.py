@@ -28,8 +28,10 @@ def filter_rows(bench: Bench, params: SearchParams, lanes: int, rounds: int) -> 
     """One setting under filters of a tag that rows carry by chance."""
     tag = np.random.default_rng(0).random(bench.index.rows)
     masks = {share: tag < share for share in SHARES}
-    asked = {share: [replace(query, mask=mask) for query in bench.queries] for share, mask in masks.items()}
-    methods = {share: partial(bench.ours, queries, params, lanes) for share, queries in asked.items()}
+    asked = {
+        share: [replace(query, params=params, mask=mask) for query in bench.queries] for share, mask in masks.items()
+    }
+    methods = {share: partial(bench.ours, queries, lanes) for share, queries in asked.items()}
     outcomes = {share: bench.outcome(method) for share, method in methods.items()}
     runs = {share: timed(method, len(bench.queries)) for share, method in methods.items()}
     timings = alternate(runs, rounds, warm_ups=0)

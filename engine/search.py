@@ -36,7 +36,7 @@ scores ten thousand does not keep the others waiting for all of them."""
 LANES_A_THREAD = 4
 """With fewer lanes a thread that is woken for them costs more than it does for them."""
 
-ENOUGH_SEEDS = 8
+ENOUGH_SEEDS = 4
 """A history of so many items is enough to start from; a shorter one gets the index's own seeds beside it."""
 
 

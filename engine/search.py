@@ -47,6 +47,7 @@ class ParallelSearch:
         self.index = index
         self.lanes = Lanes(lanes, index)
         self._rounds: Rounds = plain if index.sketch is None else compiled
+        self._scanned = False
 
     def admit(self, queries: Sequence[Query]) -> list[int]:
         """Put queries into free lanes; returns the lane of each.
@@ -79,7 +80,7 @@ class ParallelSearch:
         """
         lanes = self.lanes
         expired = self._retire(np.flatnonzero(lanes.deadlines <= time.monotonic()), Stop.DEADLINE)
-        running = np.flatnonzero(lanes.running)
+        running = self._moving()
         if len(running) == 0:
             return expired
         lanes.fit(self.index)
@@ -121,6 +122,16 @@ class ParallelSearch:
         return np.concatenate([query.history_rows, self.index.seeds.cpu().numpy()]), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
+
+    def _moving(self) -> np.ndarray:
+        """The lanes that make this hop, int64[n]: all, but those that look far wait for every second one.
+
+        A scan costs much the same for one lane as for many; lanes that waited once look far together from then on.
+        """
+        running = np.flatnonzero(self.lanes.running)
+        far = self.lanes.stages[running] == FAR
+        self._scanned = bool(far.any()) and (not self._scanned or bool(far.all()))
+        return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Choose, score and merge for lanes int64[n]: how many pairs, int64[n], and whether results changed, bool[n].

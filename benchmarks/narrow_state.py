@@ -52,7 +52,8 @@ def narrowed(state: torch.Tensor, sketch: Sketch) -> dict[str, State]:
 
 def widen(state: State, row: int, out: np.ndarray) -> None:
     """Write ``state[row]`` into float32[S], in kernels."""
-    raise NotImplementedError("for compiled code only")
+    # numba needs a name to overload: each kind of state has its version in compiled code, Python calls none.
+    raise NotImplementedError("widen is called from compiled code only")
 
 
 @overload(widen)

@@ -17,8 +17,8 @@ from benchmarks.machine import THREADS
 from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.kernels.threads import each_on_its_thread
-from engine.query import Answer, Query
-from engine.search import ParallelSearch
+from engine.query import Query
+from engine.search import ParallelSearch, answered
 
 K = 50
 DEGREE = 64
@@ -178,16 +178,3 @@ class Peers(Bench):
         if self._by_distance is None:
             self._by_distance = Hnsw.build(self.challenge.vectors)
         return self._by_distance
-
-
-def answered(running: ParallelSearch, queries: Sequence[Query]) -> list[Answer]:
-    """Answer queries, refilling lanes as they become free; answers in the order of the queries."""
-    answers: dict[int, Answer] = {}
-    owner: dict[int, int] = {}
-    waiting = iter(range(len(queries)))
-    while len(answers) < len(queries):
-        batch = [number for _, number in zip(range(running.free_lanes), waiting, strict=False)]
-        owner.update(zip(running.admit([queries[number] for number in batch]), batch, strict=True))
-        for lane, answer in running.step():
-            answers[owner[lane]] = answer
-    return [answers[number] for number in range(len(queries))]

@@ -235,9 +235,13 @@ class ParallelSearch:
         return list(zip(done.tolist(), answers, strict=True))
 
 
-def search(index: ItemIndex, queries: list[Query], lanes: int = 64) -> list[Answer]:
-    """Answer queries offline, refilling lanes as they become free; answers in the order of the queries."""
-    running = ParallelSearch(index, lanes)
+def search(index: ItemIndex, queries: Sequence[Query], lanes: int = 64) -> list[Answer]:
+    """Answer queries offline, in lanes of their own; answers in the order of the queries."""
+    return answered(ParallelSearch(index, lanes), queries)
+
+
+def answered(running: ParallelSearch, queries: Sequence[Query]) -> list[Answer]:
+    """Answer queries in lanes that are free, refilling them as they become so; answers in the order of the queries."""
     answers: dict[int, Answer] = {}
     owner: dict[int, int] = {}
     waiting = iter(range(len(queries)))

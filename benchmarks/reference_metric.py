@@ -9,13 +9,14 @@ matrices W1_v + W1_p·diag(u), keys and values, and a pair costs a few small pro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 from safetensors.numpy import load_file
 
+from benchmarks import reference_plain as plain
 from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.threads import over_lanes
@@ -71,30 +72,30 @@ class ReferenceUsers(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The metric's weights as its kernels read them; a name that ends in ``across`` is a transpose.
+    """The metric's weights as its kernels read them, or as tensors; a name that ends in ``across`` is a transpose.
 
     attention: float32[64, 64], keys to queries, scaled. no_bias: zeros.
     """
 
-    pooling: np.ndarray
-    user: np.ndarray
-    user_bias: np.ndarray
-    first_of_user: np.ndarray
-    first_of_item: np.ndarray
-    first_of_item_across: np.ndarray
-    first_of_product: np.ndarray
-    first_of_product_across: np.ndarray
-    first_bias: np.ndarray
-    attention: np.ndarray
-    attention_across: np.ndarray
-    value: np.ndarray
-    value_across: np.ndarray
-    attention_bias: np.ndarray
-    second: np.ndarray
-    second_across: np.ndarray
-    second_bias: np.ndarray
-    out: np.ndarray
-    no_bias: np.ndarray
+    pooling: Any
+    user: Any
+    user_bias: Any
+    first_of_user: Any
+    first_of_item: Any
+    first_of_item_across: Any
+    first_of_product: Any
+    first_of_product_across: Any
+    first_bias: Any
+    attention: Any
+    attention_across: Any
+    value: Any
+    value_across: Any
+    attention_bias: Any
+    second: Any
+    second_across: Any
+    second_bias: Any
+    out: Any
+    no_bias: Any
 
     @classmethod
     def of(cls, weights: dict[str, np.ndarray]) -> "Layers":
@@ -121,6 +122,7 @@ class ReferenceMetric:
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._layers = Layers.of(weights)
+        self._moved: dict[torch.device, Layers] = {}
         self.dimensions = len(self._layers.user)
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
@@ -150,6 +152,9 @@ class ReferenceMetric:
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Fold everything that does not depend on the item."""
         histories = padded_histories(queries, HISTORY)
+        if state.device.type != "cpu":
+            plain.fold_users(state, histories, lanes, self._on(state.device), ReferenceUsers(*users))
+            return
         over_lanes(
             fold_users, len(queries), self.stored(state), histories, lanes, self._layers,
             as_arrays(ReferenceUsers(*users)),
@@ -168,12 +173,21 @@ class ReferenceMetric:
     def _scored(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if state.device.type != "cpu":
+            layers = self._on(state.device)
+            return plain.score_pairs(state, rows, ReferenceUsers(*users), lanes, layers, derive=derive)
         scores, tangents, (_, *pairs) = pair_arrays(state, rows, lanes, derive=derive)
         over_lanes(
             score_pairs, len(rows), self.stored(state), *pairs, as_arrays(ReferenceUsers(*users)), self._layers, scores,
             tangents, derive,
         )  # fmt: skip
         return torch.from_numpy(scores), torch.from_numpy(tangents)
+
+    def _on(self, device: torch.device) -> Layers:
+        """The weights on a device, moved there once."""
+        if device not in self._moved:
+            self._moved[device] = Layers(*(torch.from_numpy(array).to(device) for array in self._layers))
+        return self._moved[device]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)

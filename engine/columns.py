@@ -1,4 +1,4 @@
-"""Reading and writing a few rows of columns from the host.
+"""Reading and writing columns from the host.
 
 On a CPU not through torch: what it shares out over threads, however small, waits for them, and these then spin for
 milliseconds and take a core from whoever works.
@@ -8,13 +8,24 @@ import numpy as np
 import torch
 
 
+def moved(device: torch.device, *columns: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """The same columns, of one length, on the device as int64: one transfer, which nobody waits for."""
+    return torch.from_numpy(np.stack(columns).astype(np.int64, copy=False)).to(device, non_blocking=True).unbind()
+
+
+def back(*columns: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """The same columns on the host, in their own types; of one length, on a device one transfer as int64."""
+    if columns[0].device.type == "cpu":
+        return tuple(column.numpy() for column in columns)
+    together = torch.stack([column.long() for column in columns]).cpu()
+    return tuple(values.to(column.dtype).numpy() for values, column in zip(together, columns, strict=True))
+
+
 def read(column: torch.Tensor, *where: np.ndarray) -> np.ndarray:
     """``column[where]``, a copy on the host."""
-    if column.device.type == "cpu":
-        values: np.ndarray = column.numpy()[where]
-        return values
-    moved: np.ndarray = column[_on(column.device, where)].cpu().numpy()
-    return moved
+    on_host = column.device.type == "cpu"
+    values: np.ndarray = column.numpy()[where] if on_host else column[_on(column.device, where)].cpu().numpy()
+    return values
 
 
 def write(column: torch.Tensor, where: np.ndarray, values: np.ndarray | float) -> None:
@@ -22,8 +33,10 @@ def write(column: torch.Tensor, where: np.ndarray, values: np.ndarray | float) -
     if column.device.type == "cpu":
         column.numpy()[where] = values
     else:
-        column[_on(column.device, (where,))] = torch.as_tensor(values).to(column.device, column.dtype)
+        column[_on(column.device, (where,))] = torch.as_tensor(values).to(
+            column.device, column.dtype, non_blocking=True
+        )
 
 
 def _on(device: torch.device, where: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(indices).to(device) for indices in where)
+    return tuple(torch.from_numpy(indices).to(device, non_blocking=True) for indices in where)

@@ -8,6 +8,7 @@ import torch
 
 from engine.errors import InvalidColumns
 from engine.filters import Filter, compiled_mask, plain_mask
+from engine.kernels.products import padded
 from engine.metric import Metric
 from engine.sketch import Sketch
 
@@ -15,6 +16,9 @@ Writes = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 """Column name → [(rows int64[n], values [n, width]), …], in the order in which they apply."""
 
 NO_NEIGHBOR = -1
+ROW_BLOCK = 64
+"""The columns have room for whole blocks of rows."""
+
 DEFAULT_SEEDS = 32
 """Rows that a search starts from beside its user's own: the best by prior, and points spread over the space."""
 
@@ -134,7 +138,7 @@ class ItemIndex:
         """Grow the columns to hold ``rows``, by half more than needed so that growing stays rare."""
         if rows <= len(self.versions):
             return
-        capacity = max(1024, rows + rows // 2)
+        capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
         self.versions = _grown(self.versions, capacity, 0)
         self.neighbors = _grown(self.neighbors, capacity, NO_NEIGHBOR)
         self.attributes = _grown(self.attributes, capacity, 0)

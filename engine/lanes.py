@@ -7,7 +7,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from engine.columns import read, write
+from engine.columns import moved, read, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
@@ -51,8 +51,7 @@ class Ranking:
 
         Returns places int64[a, width]: where each kept entry stood before in [old | new], the old ``width`` wide.
         """
-        chosen = torch.from_numpy(lanes).to(rows.device)
-        sizes = torch.from_numpy(self.sizes[lanes]).to(rows.device)
+        chosen, sizes = moved(rows.device, lanes, self.sizes[lanes])
         width = int(self.sizes[lanes].max())
         all_scores = torch.cat([self.scores[chosen, :width], scores], dim=1)
         all_rows = torch.cat([self.rows[chosen, :width], rows], dim=1)
@@ -76,7 +75,8 @@ class Lanes:
 
     On the device: unexpanded bool[lanes, beam], which beam entries still have neighbours to look at; slots int64[lanes,
     beam], where in tangents float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of
-    these tangents; marks uint8[lanes, rows], VISITED and BARRED. What decides who does what is on the host.
+    these tangents, kept where compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for
+    NO_ROW. What decides who does what is on the host.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -101,6 +101,7 @@ class Lanes:
         self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.pending: dict[int, np.ndarray] = {}
+        self._remember = index.sketch is not None
         # Lanes in which other rows than those scored may be marked.
         self._whole = np.zeros(count, dtype=bool)
         self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
@@ -131,12 +132,13 @@ class Lanes:
 
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
-        missing = len(index.versions) - self.marks.shape[1]
+        known = max(0, self.marks.shape[1] - 1)
+        missing = len(index.versions) - known
         if missing > 0:
             # A row that did not exist at admission may be returned unless a filter chose the rows.
             filtered = [query is not None and query.mask is not None for query in self.queries]
             added = torch.tensor(filtered, device=index.device).to(torch.uint8) * BARRED
-            self.marks = torch.cat([self.marks, added[:, None].expand(self.count, missing)], dim=1)
+            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(self.count, missing + 1)], dim=1)
             self._columns = None
 
     def admit(
@@ -185,7 +187,7 @@ class Lanes:
         self.result_versions = _widened(self.result_versions, k)
         # What did not find a place in the narrower column is not in the wider one either.
         self._whole |= self.evaluations > self.scored.shape[1]
-        self.scored = _widened(self.scored, min(scored, MOST_SLOTS))
+        self.scored = _widened(self.scored, min(scored, MOST_SLOTS) + 1)
         missing = self.scored.shape[1] - self.tangents.shape[1]
         if missing > 0:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
@@ -206,7 +208,7 @@ class Lanes:
 
     def _wipe(self, lanes: np.ndarray) -> None:
         """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""
-        if self.marks.device.type != "cpu":
+        if not self._remember:
             write(self.marks, lanes, 0)
             return
         over_lanes(wipe, len(lanes), lanes, self._whole, self.columns)

@@ -89,7 +89,10 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        write(users[0], lanes, np.stack([self._user_vector(query, state) for query in queries]))
+        every = read(state, np.concatenate([query.history_rows for query in queries]))
+        own = np.split(every, np.cumsum([len(query.history_rows) for query in queries])[:-1])
+        vectors = [self._user_vector(query, items) for query, items in zip(queries, own, strict=True)]
+        write(users[0], lanes, np.stack(vectors))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""
@@ -112,12 +115,10 @@ class VectorMetric:
         """Nothing is known of an item but its vector."""
         return None
 
-    def _user_vector(self, query: Query, state: torch.Tensor) -> np.ndarray:
+    def _user_vector(self, query: Query, items: np.ndarray) -> np.ndarray:
         if query.vector is not None:
             return query_vector(query.vector, self.dimensions).numpy()
-        if len(query.history_rows) == 0:
-            return np.zeros(self.dimensions, np.float32)
-        mean: np.ndarray = read(state, query.history_rows).mean(axis=0)
+        mean: np.ndarray = items.mean(axis=0) if len(items) else np.zeros(self.dimensions, np.float32)
         return mean
 
     def _score_tiles(self, items: torch.Tensor, users: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ self-covariant property of GMP-GR, arXiv 2502.11490), which makes a graph built 
 way to walk on.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,6 +37,8 @@ MAX_HISTORY = 127
 
 _LONGEST = MAX_HISTORY + 1
 _NO_ROW = -1
+_TILES = 8_192
+"""Tiles that are scored at once: as many make intermediate results of a quarter of a GiB."""
 
 
 class MlpUsers(NamedTuple):
@@ -113,8 +114,7 @@ class MlpMetric:
         if runs_compiled(self, state):
             self._encode_compiled(queries, state, into, lanes)
         else:
-            for query, lane in zip(queries, lanes.tolist(), strict=True):
-                self._encode_user(query, state, into, lane)
+            self._encode_plain(queries, state, into, lanes)
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""
@@ -142,27 +142,20 @@ class MlpMetric:
     def _plain(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One product per tile with its lane's history, tiles with histories of one padded length at a time."""
+        """One product per tile with its lane's history."""
         cut = tiles.cut(rows)
-        scores = torch.empty(cut.rows.shape, device=state.device)
-        tangents = torch.empty(*cut.rows.shape, state.shape[1] + 1, device=state.device)
-        by_length: dict[int, list[int]] = defaultdict(list)
-        tile_lanes = lanes[cut.lines]
-        for tile, needed in enumerate(users.lengths[tile_lanes].tolist()):
-            by_length[tiles.operand_length(needed)].append(tile)
-        for length, members in by_length.items():
-            which = torch.tensor(members, device=state.device)
-            scores[which], tangents[which] = self._score_tiles(state, cut.rows[which], users, tile_lanes[which], length)
-        return cut.join(scores, -torch.inf), cut.join(tangents, 0.0)
+        parts = zip(torch.split(cut.rows, _TILES), torch.split(lanes[cut.lines], _TILES), strict=True)
+        scores, tangents = zip(*(self._score_tiles(state, mine, users, who) for mine, who in parts), strict=True)
+        return cut.join(torch.cat(scores), -torch.inf), cut.join(torch.cat(tangents), 0.0)
 
     def _score_tiles(
-        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, length: int
+        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ float32[m, T] and tangents of rows int64[m, T] for histories padded to ``length``."""
+        """δ float32[m, T] and tangents of rows int64[m, T]."""
         items = state[rows]
-        history = users.vectors[lanes, :length, : self.dimensions]
+        history = users.vectors[lanes, :, : self.dimensions]
         kernel = torch.bmm(items[:, :, : self.dimensions], history.transpose(1, 2))
-        kernel += users.biases[lanes, None, :length]
+        kernel += users.biases[lanes, None]
         kernel += items[:, :, self._candidate_bias, None]
         prior = items[:, :, self._prior]
         # An item does not count for itself, but it does for what is close to it: tangents are those of a neighbour.
@@ -170,11 +163,11 @@ class MlpMetric:
         parts = (kernel - highest[:, :, None]).exp_()
         every = parts.sum(dim=2) + (prior - highest).exp()
         parts /= every[:, :, None]
-        same = rows[:, :, None] == users.rows[lanes, None, :length]
+        same = rows[:, :, None] == users.rows[lanes, None]
         kernel.masked_fill_(same, -torch.inf)
         peak = torch.maximum(kernel.amax(dim=2), prior)
         total = (kernel - peak[:, :, None]).exp_().sum(dim=2) + (prior - peak).exp()
-        touched = (same & users.touched[lanes, None, :length]).any(dim=2)
+        touched = (same & users.touched[lanes, None]).any(dim=2)
         gradients = torch.zeros(*rows.shape, state.shape[1], device=state.device)
         gradients[:, :, : self.dimensions] = torch.bmm(parts, history)
         gradients[:, :, self._candidate_bias] = parts.sum(dim=2)
@@ -185,38 +178,34 @@ class MlpMetric:
     def _encode_compiled(
         self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray
     ) -> None:
+        rows, codes, own, has_own = self._histories(queries)
+        biases = (self._code_bias.numpy(), self._history_bias)
+        over_lanes(
+            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, as_arrays(users)
+        )  # fmt: skip
+
+    def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
+        """An own vector stands behind the last row."""
+        rows, codes, own, has_own = (torch.from_numpy(array).to(state.device) for array in self._histories(queries))
+        mine, code_bias = torch.from_numpy(lanes).to(state.device), self._code_bias.to(state.device)
+        rows, codes = torch.nn.functional.pad(rows, (0, 1), value=_NO_ROW), torch.nn.functional.pad(codes, (0, 1))
+        known = rows != _NO_ROW
+        lengths = known.sum(dim=1)
+        is_own = has_own[:, None] & (torch.arange(_LONGEST, device=state.device) == lengths[:, None])
+        vectors = state[rows, : self.dimensions] * known[:, :, None] + own[:, None] * is_own[:, :, None]
+        biases = (state[rows, self._history_bias] + code_bias[codes.long()]).masked_fill(~known, -torch.inf)
+        users.vectors[mine, :, : self.dimensions] = vectors
+        users.biases[mine] = torch.where(is_own, code_bias[TARGET_ONLY], biases)
+        users.rows[mine] = rows
+        users.touched[mine] = known & (codes == OTHER_ONLY)
+        users.lengths[mine] = lengths + has_own
+
+    def _histories(self, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
+        """Rows int64[n, MAX_HISTORY], −1 behind them, codes int8, own vectors float32[n, D], and who has one."""
         rows = padded_histories(queries, MAX_HISTORY)
         codes, own = np.zeros(rows.shape, np.int8), np.zeros((len(queries), self.dimensions), np.float32)
         for line, query in enumerate(queries):
             codes[line, : len(query.history_codes[:MAX_HISTORY])] = query.history_codes[:MAX_HISTORY]
             if query.vector is not None:
                 own[line] = query_vector(query.vector, self.dimensions)
-        has_own = np.array([query.vector is not None for query in queries])
-        biases = (self._code_bias.numpy(), self._history_bias)
-        over_lanes(
-            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, as_arrays(users)
-        )  # fmt: skip
-
-    def _encode_user(self, query: Query, state: torch.Tensor, users: MlpUsers, lane: int) -> None:
-        rows = torch.from_numpy(query.history_rows[:MAX_HISTORY]).to(state.device)
-        codes = torch.from_numpy(query.history_codes[:MAX_HISTORY].astype(np.int64)).to(state.device)
-        vectors = state[rows, : self.dimensions]
-        code_bias = self._code_bias.to(state.device)
-        biases = state[rows, self._history_bias] + code_bias[codes]
-        if query.vector is not None:
-            own = query_vector(query.vector, self.dimensions).to(state.device)
-            vectors = torch.cat([vectors, own[None, :]])
-            biases = torch.cat([biases, code_bias[TARGET_ONLY][None]])
-        length, known = len(vectors), len(rows)
-        width = padded(length, PANEL)
-        users.vectors[lane] = 0
-        users.vectors[lane, :length, : self.dimensions] = vectors
-        operand = torch.nn.functional.pad(vectors.T, (0, width - length))
-        users.operands[lane, : operand.numel()] = operand.reshape(-1)
-        users.biases[lane] = -torch.inf
-        users.biases[lane, :length] = biases
-        users.rows[lane] = _NO_ROW
-        users.rows[lane, :known] = rows
-        users.touched[lane] = False
-        users.touched[lane, :known] = codes == OTHER_ONLY
-        users.lengths[lane] = length
+        return rows, codes, own, np.array([query.vector is not None for query in queries])

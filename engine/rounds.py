@@ -4,10 +4,10 @@
 whole catalogue that lie farthest in the direction of a few middles of the gradients. By turns they find what a walk
 alone does not reach, for a fraction of its evaluations.
 
-In plain torch, on any device. `engine.kernels.steps` has the same functions in compiled code, for CPUs. Common
-arguments: chosen int64[n], lanes; lines int64[n], the line of each in table: int64[m, p], which is filled with rows to
-score, and counts: int64[m], which says how many. What is chosen is live and unvisited, within the budget, and visited
-from then on.
+In plain torch, on any device, all lanes in one operation: the host is never asked, so a GPU is never waited for.
+`engine.kernels.steps` has the same functions in compiled code, for CPUs. Common arguments: chosen int64[n], lanes;
+lines int64[n], the line of each in table: int64[m, p], which is filled with rows to score, −1 behind them, and counts:
+int64[m], which says how many. What is chosen is live and unvisited, within the budget, and visited from then on.
 """
 
 from typing import Protocol
@@ -15,11 +15,22 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from engine.index import NO_NEIGHBOR, ItemIndex
+from engine.columns import moved
+from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.merging import BARRED, VISITED
+from engine.kernels.products import padded
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
 
 CLUSTER_ROUNDS = 4
+
+EXTRA_FOUND = 2
+"""How many times its share a centre finds, since two may find the same."""
+
+_CENTRES = 64
+"""Centres of one product: of a fixed shape, so that nobody's products depend on who else looks far."""
+
+_MOST_FLOATS = 2**28
+"""Of an intermediate result, as it grows with the lanes: those beyond come later."""
 
 
 class Choose(Protocol):
@@ -27,7 +38,7 @@ class Choose(Protocol):
 
     def __call__(
         self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor,
-        counts: np.ndarray,
+        counts: torch.Tensor,
     ) -> None:  # fmt: skip
         """Fill the lanes' lines of the table."""
 
@@ -41,182 +52,267 @@ class Rounds(Protocol):
     choose_linked: Choose
 
     def merge(
-        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray,
+        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor,
         scores: torch.Tensor, tangents: torch.Tensor | None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> torch.Tensor:  # fmt: skip
         """See `merge`."""
 
 
 def choose_given(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
-    """Of the rows that the table holds already, as many as ``counts`` says, those that are to be scored."""
-    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
-        counts[line] = _take(index, lanes, lane, table[line], table[line, : counts[line]].clone())
+    """Of the rows that the table holds already, those that are to be scored."""
+    [places] = moved(index.device, lines)
+    _take(index, lanes, chosen, lines, table, counts, table[places])
 
 
 def choose_near(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    What several link to is estimated by the best of them.
+    What several link to is estimated by the best of those.
     """
-    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
-        known = lanes.unexpanded[lane] & (lanes.slots[lane] != NO_SLOT) & (lanes.beam.rows[lane] != NO_ROW)
-        places = torch.nonzero(known)[: int(lanes.widths[lane]), 0]
-        lanes.unexpanded[lane, places] = False
-        tangents = lanes.tangents[lane, lanes.slots[lane, places]]
-        neighbors = index.neighbors[lanes.beam.rows[lane, places]].long()
-        states = index.state[neighbors.clamp(min=0)]
-        estimates = ((states * tangents[:, None, :-1]).sum(dim=2) + tangents[:, -1:]).reshape(-1)
-        rows = neighbors.reshape(-1)
-        real = (rows != NO_NEIGHBOR) & (lanes.marks[lane, rows] == 0) & _first_of_each(rows)
-        rows, estimates = rows[real], estimates[real]
-        best = rows[estimates.argsort(descending=True, stable=True)[: int(lanes.pairs[lane])]]
-        counts[line] = _take(index, lanes, lane, table[line], best)
+    mine, widths, pairs = moved(index.device, chosen, lanes.widths[chosen], lanes.pairs[chosen])
+    known = lanes.unexpanded[mine] & _derived(lanes, mine)
+    parents = known & (known.cumsum(dim=1) <= widths[:, None])
+    lanes.unexpanded[mine] &= ~parents
+    widest = min(int(lanes.widths[chosen].max()), known.shape[1])
+    rows = _leftmost(lanes.beam.rows[mine], parents, widest)
+    planes = lanes.tangents[mine[:, None], _leftmost(lanes.slots[mine], parents, widest)]
+    neighbors = index.neighbors[rows].masked_fill((rows == NO_ROW)[:, :, None], NO_ROW).long()
+    estimates, neighbors = _estimates(index.state, neighbors, planes).flatten(1), neighbors.flatten(1)
+    barred = (neighbors == NO_ROW) | (lanes.marks[mine[:, None], neighbors] != 0) | ~_first_of_each(neighbors)
+    best = estimates.masked_fill(barred, -torch.inf).sort(dim=1, descending=True, stable=True)
+    most = int(lanes.pairs[chosen].max())
+    kept = torch.isfinite(best.values[:, :most]) & (_places(best.values[:, :most]) < pairs[:, None])
+    candidates = neighbors.gather(1, best.indices[:, :most]).masked_fill(~kept, NO_ROW)
+    _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
 def choose_far(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """The unmarked rows that clusters of the beam's gradients point at, an equal share for each."""
-    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
-        known = (lanes.slots[lane] != NO_SLOT) & (lanes.beam.rows[lane] != NO_ROW)
-        slopes = lanes.tangents[lane, lanes.slots[lane][known], :-1]
-        barred = (lanes.marks[lane] != 0) | (index.versions <= 0)
-        found = [torch.zeros(0, dtype=torch.int64, device=index.device)]
-        centres = _clustered(slopes, int(lanes.clusters[lane])) if len(slopes) else slopes
-        taken = 0
-        for number, centre in enumerate(centres):
-            share = (int(lanes.pairs[lane]) - taken) // (len(centres) - number)
-            products = (index.state @ centre).masked_fill(barred, -torch.inf)
-            best = products.topk(min(share, len(products)))
-            found.append(best.indices[torch.isfinite(best.values)])
-            barred[found[-1]] = True
-            taken += len(found[-1])
-        counts[line] = _take(index, lanes, lane, table[line], torch.cat(found))
+    shares = EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen])
+    mine, pairs, clusters, keeps = moved(index.device, chosen, lanes.pairs[chosen], lanes.clusters[chosen], shares)
+    known = _derived(lanes, mine)
+    slopes = lanes.tangents[mine[:, None], lanes.slots[mine]][:, :, :-1].masked_fill(~known[:, :, None], 0)
+    centres, real = _clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
+    found = _farthest(index, lanes, mine, centres, int(shares.max()))
+    found = found.masked_fill(~real[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
+    # By turns: the first of every centre, then the second of every centre.
+    candidates = found.transpose(1, 2).flatten(1)
+    candidates = candidates.masked_fill(~_first_of_each(candidates), NO_ROW)
+    candidates = _leftmost(candidates, candidates != NO_ROW, int(lanes.pairs[chosen].max()))
+    _take(
+        index, lanes, chosen, lines, table, counts,
+        candidates.masked_fill(_places(candidates) >= pairs[:, None], NO_ROW),
+    )  # fmt: skip
 
 
 def choose_linked(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """A step of the walk: the unvisited neighbours of the best unexpanded beam entries, as many as a round has pairs.
 
     Where nothing is left to expand, the lowest unvisited rows, so that nothing stays unseen while there is room.
     """
-    for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
-        wanted = min(int(lanes.pairs[lane]), table.shape[1], int(lanes.budgets[lane] - lanes.evaluations[lane]))
-        open_places = torch.nonzero(lanes.unexpanded[lane] & (lanes.beam.rows[lane] != NO_ROW))[:, 0]
-        neighbors = index.neighbors[lanes.beam.rows[lane, open_places]].long()
-        rows = neighbors.reshape(-1)
-        fresh = (rows != NO_NEIGHBOR) & (index.versions[rows] > 0) & (lanes.marks[lane, rows] & VISITED == 0)
-        fresh &= _first_of_each(rows)
-        left = fresh & (fresh.cumsum(dim=0) > wanted)
-        lanes.unexpanded[lane, open_places] = left.reshape(neighbors.shape).any(dim=1)
-        candidates = rows[fresh][:wanted]
-        if len(candidates) == 0:
-            unseen = index.live & (lanes.marks[lane] & VISITED == 0)
-            candidates = torch.nonzero(unseen)[:wanted, 0]
-        counts[line] = _take(index, lanes, lane, table[line], candidates)
+    left = np.minimum(lanes.pairs[chosen], lanes.budgets[chosen] - lanes.evaluations[chosen])
+    mine, wanted = moved(index.device, chosen, np.minimum(left, table.shape[1]))
+    parents = lanes.unexpanded[mine] & (lanes.beam.rows[mine] != NO_ROW)
+    rows = lanes.beam.rows[mine].masked_fill(~parents, NO_ROW)
+    neighbors = index.neighbors[rows].masked_fill(~parents[:, :, None], NO_ROW).long()
+    rows = neighbors.flatten(1)
+    fresh = _unvisited(index, lanes, mine, rows) & _first_of_each(rows)
+    later = fresh & (fresh.cumsum(dim=1) > wanted[:, None])
+    lanes.unexpanded[mine] = later.reshape(neighbors.shape).any(dim=2)
+    candidates = _leftmost(rows, fresh & ~later, table.shape[1])
+    lost = torch.nonzero(~fresh.any(dim=1))[:, 0]  # rare enough that the host may wait for how many
+    if len(lost):
+        every = torch.arange(index.rows, device=index.device).expand(len(lost), -1)
+        unseen = _unvisited(index, lanes, mine[lost], every)
+        candidates[lost] = _leftmost(every, unseen & (unseen.cumsum(dim=1) <= wanted[lost, None]), table.shape[1])
+    _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
 def merge(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
-    tangents: torch.Tensor | None,
-) -> np.ndarray:  # fmt: skip
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor,
+    scores: torch.Tensor, tangents: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
     """Merge the rows of the table int64[n, p] with scores float32[n, p] into lanes int64[n].
 
-    tangents: float32[n, p, S + 1], where they are to be kept. Counts the evaluations. Returns bool[n], whether a lane's
-    results changed.
+    tangents: float32[n, p, S + 1], where they are to be kept. Returns bool[n], whether a lane's results changed.
     """
-    places = torch.arange(table.shape[1], device=table.device)
-    real = places < torch.from_numpy(counts).to(table.device)[:, None]
-    rows, scores = table.masked_fill(~real, NO_ROW), scores.masked_fill(~real, -torch.inf)
-    slots = torch.from_numpy(lanes.evaluations[chosen]).to(table.device)[:, None] + places
-    slots = slots.masked_fill(~real | (slots >= lanes.tangents.shape[1]) | (tangents is None), NO_SLOT)
+    mine, first = moved(index.device, chosen, lanes.evaluations[chosen])
+    rows = table.masked_fill(_places(table) >= counts[:, None], NO_ROW)
+    scores = scores.masked_fill(rows == NO_ROW, -torch.inf)
+    slots = torch.full_like(rows, NO_SLOT)
     if tangents is not None:
-        for line, lane in enumerate(chosen.tolist()):
-            kept = slots[line] != NO_SLOT
-            lanes.tangents[lane, slots[line][kept]] = tangents[line, kept]
-    lanes.evaluations[chosen] += counts
-    return _merge_lists(index, lanes, chosen, rows, scores, slots)
+        # What has no place goes to the last one, of which nobody knows.
+        last = lanes.tangents.shape[1] - 1
+        slots = first[:, None] + _places(rows)
+        lanes.tangents[mine[:, None], slots.clamp(max=last)] = tangents
+        slots = slots.masked_fill((rows == NO_ROW) | (slots >= last), NO_SLOT)
+    _into_beam(lanes, chosen, rows, scores, slots)
+    return _into_results(index, lanes, chosen, rows, scores)
 
 
-def _merge_lists(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, rows: torch.Tensor, scores: torch.Tensor, slots: torch.Tensor
-) -> np.ndarray:
-    mine = torch.from_numpy(chosen).to(rows.device)
-    walks = torch.from_numpy(lanes.walks[chosen]).to(rows.device)
+def _into_beam(lanes: Lanes, chosen: np.ndarray, rows: torch.Tensor, scores: torch.Tensor, slots: torch.Tensor) -> None:
+    mine, walks = moved(rows.device, chosen, lanes.walks[chosen])
     places = lanes.beam.merge(chosen, scores, rows)
     width = places.shape[1]
-    fresh = (rows != NO_ROW) & walks[:, None]
+    fresh = (rows != NO_ROW) & (walks[:, None] != 0)
     unexpanded = torch.cat([lanes.unexpanded[mine, :width], fresh], dim=1).gather(1, places)
     lanes.unexpanded[mine, :width] = unexpanded & (lanes.beam.rows[mine, :width] != NO_ROW)
     lanes.slots[mine, :width] = torch.cat([lanes.slots[mine, :width], slots], dim=1).gather(1, places)
 
+
+def _into_results(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, rows: torch.Tensor, scores: torch.Tensor
+) -> torch.Tensor:
+    mine, per_group = moved(rows.device, chosen, lanes.per_group[chosen])
     barred = (rows == NO_ROW) | (lanes.marks[mine[:, None], rows] & BARRED != 0) | (index.versions[rows] <= 0)
     scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
-    for line in np.flatnonzero(lanes.per_group[chosen]).tolist():
-        _limit_groups(index, lanes, int(chosen[line]), rows[line], scores[line])
+    if lanes.per_group[chosen].any():
+        rows, scores = _limit_groups(index, lanes, mine, per_group, rows, scores)
     places = lanes.results.merge(chosen, scores, rows)
     width = places.shape[1]
     versions = torch.cat([lanes.result_versions[mine, :width], index.versions[rows]], dim=1)
     lanes.result_versions[mine, :width] = versions.gather(1, places)
-    entered: np.ndarray = ((places >= width) & (lanes.results.rows[mine, :width] != NO_ROW)).any(dim=1).cpu().numpy()
-    return entered
+    return ((places >= width) & (lanes.results.rows[mine, :width] != NO_ROW)).any(dim=1)
 
 
-def _limit_groups(index: ItemIndex, lanes: Lanes, lane: int, rows: torch.Tensor, scores: torch.Tensor) -> None:
-    """Empty the places, of the lane's results and of new rows int64[p], of those whose group has enough better ones."""
-    own_rows, own_scores = lanes.results.rows[lane], lanes.results.scores[lane]
-    every, values = torch.cat([own_rows, rows]), torch.cat([own_scores, scores])
-    by_row = every.argsort(stable=True)
-    best_first = by_row[values[by_row].argsort(descending=True, stable=True)]
-    times: dict[int, int] = {}
-    for place in best_first.tolist():
-        group = int(index.groups[every[place]]) if every[place] != NO_ROW else 0
-        times[group] = times.get(group, 0) + 1
-        if group and times[group] > lanes.per_group[lane]:
-            into = (own_rows, own_scores) if place < len(own_rows) else (rows, scores)
-            local = place if place < len(own_rows) else place - len(own_rows)
-            into[0][local], into[1][local] = NO_ROW, -torch.inf
+def _limit_groups(
+    index: ItemIndex,
+    lanes: Lanes,
+    mine: torch.Tensor,
+    per_group: torch.Tensor,
+    rows: torch.Tensor,
+    scores: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Empty the places, of the lanes' results and of new rows int64[n, p], whose group has enough better ones.
+
+    Returns what is left of the new rows and scores.
+    """
+    results = lanes.results
+    every, values = torch.cat([results.rows[mine], rows], dim=1), torch.cat([results.scores[mine], scores], dim=1)
+    by_row = every.argsort(dim=1, stable=True)
+    best_first = by_row.gather(1, values.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
+    groups = index.groups[every.gather(1, best_first)].masked_fill(every.gather(1, best_first) == NO_ROW, 0)
+    together = groups.argsort(dim=1, stable=True)
+    ordered, places = groups.gather(1, together), _places(groups).expand_as(groups)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    better = places - torch.where(begins, places, 0).cummax(dim=1).values
+    limits = per_group.masked_fill(per_group == 0, every.shape[1])
+    surplus = torch.zeros_like(begins)
+    surplus.scatter_(1, best_first.gather(1, together), (ordered != 0) & (better >= limits[:, None]))
+    width = results.rows.shape[1]
+    results.rows[mine] = every[:, :width].masked_fill(surplus[:, :width], NO_ROW)
+    results.scores[mine] = values[:, :width].masked_fill(surplus[:, :width], -torch.inf)
+    return rows.masked_fill(surplus[:, width:], NO_ROW), scores.masked_fill(surplus[:, width:], -torch.inf)
 
 
-def _take(index: ItemIndex, lanes: Lanes, lane: int, line: torch.Tensor, candidates: torch.Tensor) -> int:
-    """Write to the line those of the candidates int64[c] that are to be scored; returns how many."""
-    wanted = (index.versions[candidates] > 0) & (lanes.marks[lane, candidates] & VISITED == 0)
-    wanted &= _first_of_each(candidates)
-    first = int(lanes.evaluations[lane])
-    rows = candidates[wanted][: min(len(line), int(lanes.budgets[lane]) - first)]
-    line[: len(rows)] = rows
-    line[len(rows) :] = NO_ROW
-    lanes.marks[lane, rows] |= VISITED
-    kept = rows[: max(0, lanes.scored.shape[1] - first)]
-    lanes.scored[lane, first : first + len(kept)] = kept.int()
-    return len(rows)
+def _take(
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor,
+    candidates: torch.Tensor,
+) -> None:  # fmt: skip
+    """Write to the lines those of the candidates int64[n, c], −1 for none, that are to be scored."""
+    mine, places, left = moved(index.device, chosen, lines, lanes.budgets[chosen] - lanes.evaluations[chosen])
+    wanted = _unvisited(index, lanes, mine, candidates) & _first_of_each(candidates)
+    wanted &= wanted.cumsum(dim=1) <= left.clamp(max=table.shape[1])[:, None]
+    rows = _leftmost(candidates, wanted, table.shape[1])
+    lanes.marks[mine[:, None], rows] |= VISITED
+    table[places] = rows
+    counts[places] = wanted.sum(dim=1)
+
+
+def _derived(lanes: Lanes, mine: torch.Tensor) -> torch.Tensor:
+    """bool[n, beam]: the entries whose tangents are known."""
+    return (lanes.slots[mine] != NO_SLOT) & (lanes.beam.rows[mine] != NO_ROW)
+
+
+def _unvisited(index: ItemIndex, lanes: Lanes, mine: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """bool[n, c]: which of the rows int64[n, c] hold an item that the lane has not scored."""
+    return (rows != NO_ROW) & (index.versions[rows] > 0) & (lanes.marks[mine[:, None], rows] & VISITED == 0)
+
+
+def _places(columns: torch.Tensor) -> torch.Tensor:
+    return torch.arange(columns.shape[-1], device=columns.device)
+
+
+def _leftmost(values: torch.Tensor, kept: torch.Tensor, width: int) -> torch.Tensor:
+    """The first of the values int64[n, c] that are ``kept``, bool[n, c], side by side: int64[n, width], −1 behind."""
+    place = torch.where(kept, kept.cumsum(dim=1) - 1, width).clamp(max=width)
+    packed = torch.full((len(values), width + 1), NO_ROW, device=values.device)
+    return packed.scatter_(1, place, values)[:, :width]
 
 
 def _first_of_each(rows: torch.Tensor) -> torch.Tensor:
-    """bool[n]: whether it is the first of its value among rows int64[n]."""
-    ordered, order = rows.sort(stable=True)
+    """bool[n, c]: whether it is the first of its value in its line of rows int64[n, c]."""
+    ordered, order = rows.sort(dim=1, stable=True)
     first = torch.ones_like(rows, dtype=torch.bool)
-    first[order[1:]] = ordered[1:] != ordered[:-1]
-    return first
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return torch.empty_like(first).scatter_(1, order, first)
 
 
-def _clustered(slopes: torch.Tensor, clusters: int) -> torch.Tensor:
-    """k-means as `engine.kernels.tangents.cluster` does it; float32[≤ clusters, S]."""
-    centres = slopes[:1]
-    while len(centres) < min(clusters, len(slopes)):
-        nearest = (slopes[:, None] - centres[None]).square().sum(dim=2).amin(dim=1)
-        farthest = int(nearest.argmax())
-        if nearest[farthest] == 0:
-            break
-        centres = torch.cat([centres, slopes[farthest][None]])
+def _estimates(state: torch.Tensor, neighbors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+    """What planes float32[n, w, S + 1] say of the states of neighbors int64[n, w, R]: float32[n, w, R]."""
+    step = max(1, _MOST_FLOATS // (neighbors[0].numel() * state.shape[1]))
+    parts = []
+    for rows, part in zip(torch.split(neighbors, step), torch.split(planes, step), strict=True):
+        slopes, intercepts = part[:, :, :-1].flatten(0, 1), part[:, :, -1:]
+        parts.append(torch.bmm(state[rows.flatten(0, 1)], slopes[:, :, None])[:, :, 0].reshape(rows.shape) + intercepts)
+    return torch.cat(parts)
+
+
+def _farthest(index: ItemIndex, lanes: Lanes, mine: torch.Tensor, centres: torch.Tensor, keep: int) -> torch.Tensor:
+    """The unmarked rows farthest in the direction of each of centres float32[n, c, S]: int64[n, c, keep], −1 behind.
+
+    Rows of the catalogue are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
+    """
+    clusters, rows = centres.shape[1], padded(index.rows, ROW_BLOCK)
+    across, gone = index.state[:rows].T, index.versions[:rows] <= 0
+    step = max(1, _MOST_FLOATS // (clusters * rows))
+    found = []
+    for part, who in zip(torch.split(centres, step), torch.split(mine, step), strict=True):
+        flat = part.flatten(0, 1)
+        flat = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % _CENTRES)).reshape(-1, _CENTRES, flat.shape[1])
+        products = torch.bmm(flat, across.expand(len(flat), -1, -1)).reshape(-1, rows)[: len(who) * clusters]
+        barred = (lanes.marks[who, :rows] != 0) | gone
+        blocks = products.reshape(len(who), clusters, -1, ROW_BLOCK)
+        blocks.masked_fill_(barred.reshape(len(who), 1, -1, ROW_BLOCK), -torch.inf)
+        best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices
+        inside = blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK)).flatten(2)
+        chosen = inside.topk(min(keep, inside.shape[2]), dim=2)
+        block = best.gather(2, chosen.indices // ROW_BLOCK)
+        row = block * ROW_BLOCK + chosen.indices % ROW_BLOCK
+        found.append(row.masked_fill(~torch.isfinite(chosen.values), NO_ROW))
+    return torch.cat(found)
+
+
+def _clustered(
+    slopes: torch.Tensor, known: torch.Tensor, clusters: torch.Tensor, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """k-means of the known slopes float32[n, b, S] as `engine.kernels.tangents.cluster` does it.
+
+    clusters: int64[n], at most ``most``. Returns centres float32[n, most, S] and which of them are, bool[n, most].
+    """
+    each = torch.arange(len(slopes), device=slopes.device)
+    chosen, real = [slopes[each, known.long().argmax(dim=1)]], [known.any(dim=1)]
+    nearest = torch.full_like(known, torch.inf, dtype=slopes.dtype)
+    for number in range(1, most):
+        nearest = torch.minimum(nearest, (slopes - chosen[-1][:, None]).square().sum(dim=2))
+        gap, farthest = nearest.masked_fill(~known, 0).max(dim=1)
+        chosen.append(slopes[each, farthest])
+        real.append(real[-1] & (gap > 0) & (number < clusters))
+    centres, real_centres = torch.stack(chosen, dim=1), torch.stack(real, dim=1)
     for _ in range(CLUSTER_ROUNDS):
-        owner = (slopes[:, None] - centres[None]).square().sum(dim=2).argmin(dim=1)
-        members = torch.nn.functional.one_hot(owner, len(centres)).to(slopes.dtype)
-        counts = members.sum(dim=0)
-        centres = torch.where(counts[:, None] > 0, members.T @ slopes / counts.clamp(min=1)[:, None], centres)
-    return centres
+        apart = centres.square().sum(dim=2)[:, None] - 2 * torch.bmm(slopes, centres.transpose(1, 2))
+        owner = apart.masked_fill(~real_centres[:, None], torch.inf).argmin(dim=2)
+        members = (torch.nn.functional.one_hot(owner, most) * known[:, :, None]).to(slopes.dtype)
+        counts = members.sum(dim=1)[:, :, None]
+        means = torch.bmm(members.transpose(1, 2), slopes) / counts.clamp(min=1)
+        centres = torch.where(counts > 0, means, centres)
+    return centres, real_centres

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from engine import rounds as plain
-from engine.columns import read
+from engine.columns import back, read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
@@ -147,24 +147,27 @@ class ParallelSearch:
             mine = np.arange(part, len(running), parts)
             # First those whose tangents a later round will want.
             mine = np.concatenate([mine[later[mine]], mine[~later[mine]]])
-            table, counts[mine] = self._candidates(running[mine])
-            entered[mine] = self._score(running[mine], int(later[mine].sum()), table, counts[mine])
+            table, scored = self._candidates(running[mine])
+            changed = self._score(running[mine], int(later[mine].sum()), table, scored)
+            counts[mine], entered[mine] = back(scored, changed)
 
         each_on_its_thread(hop, parts)
+        self.lanes.evaluations[running] += counts
         return counts, entered
 
-    def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """What each lane scores next: rows int64[n, p], of line i the first counts[i], −1 behind them."""
+    def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each lane scores next: rows int64[n, p], of line i the first counts[i], int64[n], −1 behind them."""
         index, lanes = self.index, self.lanes
         lines = {stage: np.flatnonzero(lanes.stages[chosen] == stage) for stage in (SEEDS, NEAR, FAR, FILL)}
         given = [lanes.pending[lane][:GIVEN_ROWS] for lane in chosen[lines[SEEDS]].tolist()]
         in_rounds = np.where(lanes.stages[chosen] == SEEDS, 0, lanes.pairs[chosen])
         widest = max(int(in_rounds.max()), max(map(len, given), default=0))
-        filled, counts = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), dtype=np.int64)
+        filled, sizes = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), dtype=np.int64)
         for line, rows in zip(lines[SEEDS].tolist(), given, strict=True):
             filled[line, : len(rows)] = rows
-            counts[line] = len(rows)
-        table = torch.from_numpy(filled).to(index.device)
+            sizes[line] = len(rows)
+        table = torch.from_numpy(filled).to(index.device, non_blocking=True)
+        counts = torch.from_numpy(sizes).to(index.device, non_blocking=True)
         for stage, choose in (
             (SEEDS, self._rounds.choose_given),
             (NEAR, self._rounds.choose_near),
@@ -175,15 +178,15 @@ class ParallelSearch:
                 choose(index, lanes, chosen[lines[stage]], lines[stage], table, counts)
         return table, counts
 
-    def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: np.ndarray) -> np.ndarray:
+    def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: bool[n], what it changed."""
         index, lanes = self.index, self.lanes
-        entered = np.zeros(len(chosen), dtype=bool)
+        entered = torch.zeros(len(chosen), dtype=torch.bool, device=index.device)
         for part, derive in ((slice(0, derived), True), (slice(derived, None), False)):
-            widest = int(counts[part].max(initial=0))
-            if widest == 0:
+            rows = table[part]
+            if rows.numel() == 0:
                 continue
-            rows, mine = table[part, :widest], torch.from_numpy(chosen[part]).to(index.device)
+            mine = torch.from_numpy(chosen[part]).to(index.device, non_blocking=True)
             if derive:
                 scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
             else:

@@ -22,34 +22,30 @@ class Tiles:
     """The pairs of a step, cut up.
 
     rows: int64[tiles, TILE_ROWS], row 0 where there is none. lines: int64[tiles], which line of the pairs each tile is
-    of. real: bool[tiles, TILE_ROWS]: which places are pairs and which are padding.
+    of. real: bool[tiles, TILE_ROWS]: which places are pairs and which are padding. Tiles without any pair are among
+    them: to leave them out the host would have to wait for the device.
     """
 
     rows: torch.Tensor
     lines: torch.Tensor
     real: torch.Tensor
     _shape: torch.Size
-    _kept: torch.Tensor
 
     def join(self, values: torch.Tensor, fill: float) -> torch.Tensor:
         """Undo the cut: values [tiles, TILE_ROWS, …] become [lines, pairs, …], with ``fill`` where there is no pair."""
         beyond = values.shape[2:]
         real = self.real.reshape(self.real.shape + (1,) * len(beyond))
-        joined = torch.full((len(self._kept), TILE_ROWS, *beyond), fill, dtype=values.dtype, device=values.device)
-        joined[self._kept] = torch.where(real, values, fill)
         lines, pairs = self._shape
-        return joined.reshape(lines, pairs + -pairs % TILE_ROWS, *beyond)[:, :pairs]
+        return torch.where(real, values, fill).reshape(lines, pairs + -pairs % TILE_ROWS, *beyond)[:, :pairs]
 
 
 def cut(rows: torch.Tensor) -> Tiles:
-    """Cut pairs, int64[lines, pairs] with −1 for none, into tiles of one line each, without those that hold no pair."""
+    """Cut pairs, int64[lines, pairs] with −1 for none, into tiles of one line each."""
     lines, pairs = rows.shape
     padding = -pairs % TILE_ROWS
     every = torch.nn.functional.pad(rows, (0, padding), value=-1).reshape(-1, TILE_ROWS)
-    real = every >= 0
-    kept = real.any(dim=1)
     line = torch.arange(lines, device=rows.device).repeat_interleave((pairs + padding) // TILE_ROWS)
-    return Tiles(every[kept].clamp(min=0), line[kept], real[kept], rows.shape, kept)
+    return Tiles(every.clamp(min=0), line, every >= 0, rows.shape)
 
 
 def operand_length(needed: int) -> int:

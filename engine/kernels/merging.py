@@ -62,7 +62,7 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, en
 
     Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results, nor
     are those whose group has enough better ones. tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as
-    far as there are any. entered: bool[n], whether a lane's results changed. Counts the evaluations.
+    far as there are any. entered: bool[n], whether a lane's results changed.
     """
     order = np.empty(_BLOCK, np.int64)
     source = np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64)
@@ -77,7 +77,6 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, en
             )  # fmt: skip
         if len(tangents) > 0:
             _keep_tangents(lanes, lane, counts[i], tangents, i)
-        lanes.evaluations[lane] += counts[i]
 
 
 @njit(nogil=True, cache=True)

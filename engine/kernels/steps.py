@@ -1,5 +1,7 @@
 """What a step does beside scoring, in compiled code, on several cores: the functions of `engine.rounds`, on CPUs."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from engine.kernels.products import padded
 from engine.kernels.scan import scan
 from engine.kernels.threads import over_lanes
 from engine.lanes import Lanes
-from engine.rounds import CLUSTER_ROUNDS
+from engine.rounds import CLUSTER_ROUNDS, EXTRA_FOUND, Choose
 from engine.sketch import Sketch
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
@@ -19,33 +21,26 @@ _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
 _ROOM = 4
 """How many times as many rows as it keeps a scan collects before it chooses among them."""
 
-_EXTRA_FOUND = 2
-"""How many times its share a centre finds, since two may find the same."""
+
+def _by_lane(kernel: Callable[..., None]) -> Choose:
+    """A choice that a kernel makes for one lane after the other."""
+
+    def choose(
+        index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
+    ) -> None:
+        given = (chosen, lines, _items(index), lanes.columns, table.numpy(), counts.numpy())
+        over_lanes(kernel, len(chosen), *given)
+
+    return choose
 
 
-def choose_given(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
-) -> None:
-    """See `engine.rounds.choose_given`."""
-    over_lanes(rounds.choose_given, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
-
-
-def choose_near(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
-) -> None:
-    """See `engine.rounds.choose_near`."""
-    over_lanes(rounds.choose_near, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
-
-
-def choose_linked(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
-) -> None:
-    """See `engine.rounds.choose_linked`."""
-    over_lanes(rounds.choose_linked, len(chosen), chosen, lines, _items(index), lanes.columns, table.numpy(), counts)
+choose_given = _by_lane(rounds.choose_given)
+choose_near = _by_lane(rounds.choose_near)
+choose_linked = _by_lane(rounds.choose_linked)
 
 
 def choose_far(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: np.ndarray
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """See `engine.rounds.choose_far`: from bytes, each block of rows read once for all lanes of a core."""
     sketch, columns = _sketch(index), lanes.columns
@@ -56,7 +51,7 @@ def choose_far(
         rounds.make_centres, len(chosen), chosen, CLUSTER_ROUNDS, sketch.scales, columns, room, centres, owners
     )  # fmt: skip
     keeps = np.ones(places, np.int64)
-    keeps[: len(chosen) * room] = np.repeat(_EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen]), room)
+    keeps[: len(chosen) * room] = np.repeat(EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen]), room)
     most = _ROOM * int(keeps.max())
     products, found, sizes = (
         np.empty((places, most), np.int32),
@@ -74,22 +69,22 @@ def choose_far(
     over_lanes(scan_part, places // CENTRES)
     over_lanes(
         rounds.choose_far, len(chosen), chosen, lines, _items(index), columns, room, owners, found, sizes,
-        table.numpy(), counts,
+        table.numpy(), counts.numpy(),
     )  # fmt: skip
 
 
 def merge(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: np.ndarray, scores: torch.Tensor,
+    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor, scores: torch.Tensor,
     tangents: torch.Tensor | None,
-) -> np.ndarray:  # fmt: skip
+) -> torch.Tensor:  # fmt: skip
     """See `engine.rounds.merge`."""
     columns = lanes.columns
     entered = np.zeros(len(chosen), dtype=bool)
     over_lanes(
-        merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts, scores.numpy(),
+        merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts.numpy(), scores.numpy(),
         tangents.numpy() if tangents is not None else _NO_TANGENTS, entered,
     )  # fmt: skip
-    return entered
+    return torch.from_numpy(entered)
 
 
 def _items(index: ItemIndex) -> ItemColumns:

@@ -29,11 +29,10 @@ def test_joining_undoes_cutting(counts: list[int]) -> None:
 
 @given(counts_of_lines)
 def test_a_tile_holds_one_line(counts: list[int]) -> None:
-    """All the pairs of a tile belong to the line that the tile names, and no tile is without a pair."""
+    """All the pairs of a tile belong to the line that the tile names."""
     cut = tiles.cut(pairs(counts))
     named = cut.lines[:, None].expand_as(cut.rows)
     assert torch.equal(cut.rows[cut.real] // 1_000, named[cut.real])
-    assert cut.real.any(dim=1).all()
     assert cut.rows.shape[1] == tiles.TILE_ROWS
 
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from benchmarks import matrix_product
+from benchmarks.search_bench import Bench, Method
 from benchmarks.search_figures import OURS, Measured
-from benchmarks.search_methods import Bench, Method
 from benchmarks.timing import Timing, alternate
 from engine.query import SearchParams
 

@@ -95,9 +95,22 @@ class Counting:
         return self._metric.score_with_tangents(state, rows, users, lanes)
 
     def _count(self, rows: torch.Tensor, lanes: torch.Tensor, cost: Cost) -> None:
-        mine, counts = lanes.numpy(), (rows.numpy() >= 0).sum(axis=1)
+        mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
         self.pairs[mine] += counts
         self.multiply_adds[mine] += counts * cost.of(self._lengths[mine])
+
+
+def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:
+    """Bytes that this search cannot but move for itself, on a device: a floor, as `choosing` is of multiply-adds.
+
+    A row's state for every pair and every neighbour that is estimated, each tangent once there and once back, and a
+    mark for every row of the catalogue that a far round looks at. What lanes share, the catalogue itself, and what a
+    metric keeps of a user are left out.
+    """
+    params, width = query.params, 4 * index.state.shape[1]
+    near, far = _rounds(query, answer)
+    estimated = near * params.width * index.degree
+    return answer.evaluations * 3 * width + estimated * (width + 4) + far * index.rows
 
 
 def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
@@ -107,9 +120,14 @@ def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
     scans the whole catalogue for every cluster. The first step and those that walk choose without products.
     """
     params, width = query.params, index.state.shape[1]
-    rounds = min(params.rounds, answer.steps - 1)
-    shorter, longer = rounds // 2, -(-rounds // 2)
-    near, far = (longer, shorter) if len(query.history_rows) else (shorter, longer)
+    near, far = _rounds(query, answer)
     scan = params.clusters * (index.rows + index.rows // _SAMPLE)
     clustering = (1 + CLUSTER_ROUNDS) * params.clusters * params.beam
     return width * (near * params.width * index.degree + far * (scan + clustering))
+
+
+def _rounds(query: Query, answer: Answer) -> tuple[int, int]:
+    """How many rounds were near and how many far, at most."""
+    rounds = min(query.params.rounds, answer.steps - 1)
+    shorter, longer = rounds // 2, -(-rounds // 2)
+    return (longer, shorter) if len(query.history_rows) else (shorter, longer)

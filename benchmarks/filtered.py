@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.contest import timed
-from benchmarks.search_methods import Bench
+from benchmarks.search_bench import Bench
 from benchmarks.timing import alternate
 from engine.query import SearchParams
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -11,8 +12,8 @@ from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
+from benchmarks.search_bench import Bench, K, built
 from benchmarks.search_figures import BYTE, SearchRow, fastest
-from benchmarks.search_methods import Bench, K, built
 from engine.index import ItemIndex
 from engine.query import SearchParams
 
@@ -71,21 +72,22 @@ def repeated(challenge: Challenge, index: ItemIndex) -> Bench:
     return Bench(again, index)
 
 
-def cached(challenge: Challenge, folder: Path, errors: Console) -> ItemIndex:
-    """An index of the challenge's items, with the graph from an earlier run where there is one.
+def cached(
+    challenge: Challenge, folder: Path, errors: Console, degree: int = DEGREE, device: torch.device | str = "cpu"
+) -> ItemIndex:
+    """An index of the challenge's items on a device, with the graph from an earlier run where there is one.
 
     To be deleted by hand when the code that builds graphs changes.
     """
     items = len(challenge.vectors)
-    path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{DEGREE}-{SEED}.npy"
-    if path.exists():
-        index = ItemIndex(challenge.metric, DEGREE)
-        columns = {"vectors": challenge.vectors, "biases": challenge.biases, "neighbors": np.load(path)}
-        index.load({**columns, "versions": np.ones((items, 1), np.int64)})
-        return index
-    with Progress(console=errors) as progress:
-        task = progress.add_task(f"building a graph of {items:,} items", total=items)
-        index = built(challenge, DEGREE, lambda rows: progress.update(task, completed=rows))
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(path, index.neighbors[:items].numpy())
+    path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{degree}-{SEED}.npy"
+    if not path.exists():
+        with Progress(console=errors) as progress:
+            task = progress.add_task(f"building a graph of {items:,} items", total=items)
+            graph = built(challenge, degree, lambda rows: progress.update(task, completed=rows))
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(path, graph.neighbors[:items].numpy())
+    index = ItemIndex(challenge.metric, degree, device=device)
+    columns = {"vectors": challenge.vectors, "biases": challenge.biases, "neighbors": np.load(path)}
+    index.load({**columns, "versions": np.ones((items, 1), np.int64)})
     return index

@@ -20,7 +20,7 @@ from benchmarks import reference_plain as plain
 from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, as_arrays, padded_histories, pair_arrays
+from engine.metric import Users, as_arrays, padded_histories, pair_arrays, runs_compiled
 from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
@@ -152,7 +152,7 @@ class ReferenceMetric:
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Fold everything that does not depend on the item."""
         histories = padded_histories(queries, HISTORY)
-        if state.device.type != "cpu":
+        if not runs_compiled(self, state):
             plain.fold_users(state, histories, lanes, self._on(state.device), ReferenceUsers(*users))
             return
         over_lanes(
@@ -173,7 +173,7 @@ class ReferenceMetric:
     def _scored(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if state.device.type != "cpu":
+        if not runs_compiled(self, state):
             layers = self._on(state.device)
             return plain.score_pairs(state, rows, ReferenceUsers(*users), lanes, layers, derive=derive)
         scores, tangents, (_, *pairs) = pair_arrays(state, rows, lanes, derive=derive)

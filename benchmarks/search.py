@@ -25,8 +25,9 @@ from benchmarks.large_catalogue import compare
 from benchmarks.learned_peers import NANN_SETTINGS, SL2G_SETTINGS, NannParams
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.report import Report
+from benchmarks.search_bench import K, built
 from benchmarks.search_figures import EXHAUSTIVE, OURS, RERANKED, SearchRow, fastest, figures
-from benchmarks.search_methods import K, Peers, built
+from benchmarks.search_methods import Peers
 from engine.errors import ArtifactError
 from engine.query import SearchParams
 from hopstream.errors import DataError

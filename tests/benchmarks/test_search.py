@@ -35,7 +35,8 @@ def bench(challenge):
     """The challenge in an index, with the peers that are installed."""
     pytest.importorskip("faiss")
     pytest.importorskip("hnswlib")
-    from benchmarks.search_methods import Peers, built
+    from benchmarks.search_bench import built
+    from benchmarks.search_methods import Peers
 
     return Peers(challenge, built(challenge, degree=16))
 

@@ -24,14 +24,22 @@ METRICS = {
     "mlp, plain": lambda: mlp_metric(compiled=False),
     "inner_product, plain": lambda: InnerProduct(DIMENSIONS, compiled=False),
 }
-"""The kinds of metric, searched in compiled code and in plain torch."""
+if torch.cuda.is_available():
+    METRICS |= {"mlp, cuda": mlp_metric, "inner_product, cuda": lambda: InnerProduct(DIMENSIONS)}
+"""The kinds of metric, searched in compiled code, in plain torch, and on a GPU where there is one."""
+
+
+def device_of(name: str) -> torch.device:
+    """Where a kind of metric is searched."""
+    return torch.device("cuda" if name.endswith("cuda") else "cpu")
 
 
 def insert(
     index: ItemIndex, rows: np.ndarray, vectors: np.ndarray, biases: np.ndarray, version: int, params: GraphParams
 ) -> None:
     """Plan and apply the insert of one batch."""
-    state = index.metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
+    given = (torch.from_numpy(array).to(index.device) for array in (vectors, biases))
+    state = index.metric.encode_items(*given)
     change = plan_insert(index, rows, index.metric.item_vectors(state), params)
     index.apply(
         {
@@ -53,11 +61,12 @@ def delete(index: ItemIndex, rows: np.ndarray) -> None:
 
 
 def random_index(
-    metric: Metric, rows: int, seed: int = 0, batch: int = 100, degree: int = 8, params: GraphParams | None = None
-) -> ItemIndex:
+    metric: Metric, rows: int, seed: int = 0, batch: int = 100, degree: int = 8, params: GraphParams | None = None,
+    device: torch.device | str = "cpu",
+) -> ItemIndex:  # fmt: skip
     """An index of normally distributed items, inserted in batches."""
     rng = np.random.default_rng(seed)
-    index = ItemIndex(metric, degree)
+    index = ItemIndex(metric, degree, device=device)
     vectors = rng.normal(size=(rows, DIMENSIONS)).astype(np.float32)
     biases = rng.normal(0, 0.3, (rows, metric.bias_width)).astype(np.float32)
     for version, start in enumerate(range(0, rows, batch), start=1):
@@ -68,7 +77,7 @@ def random_index(
 
 def random_query(rng: np.random.Generator, index: ItemIndex, params: SearchParams) -> Query:
     """A query of up to a dozen history items, some of them excluded, sometimes with a filter or a vector."""
-    live = np.flatnonzero(index.versions[: index.rows].numpy() > 0)
+    live = np.flatnonzero(index.versions[: index.rows].cpu().numpy() > 0)
     history = rng.choice(live, min(len(live), int(rng.integers(0, 12))), replace=False)
     return Query(
         params,

@@ -1,0 +1,134 @@
+"""The engine on a challenge: an index of its items, its queries, exact answers, and what a search of them takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.challenges import Challenge
+from benchmarks.counting import Counting, choosing
+from benchmarks.machine import THREADS
+from engine.graph import GraphParams, plan_insert
+from engine.index import ItemIndex
+from engine.kernels.threads import each_on_its_thread
+from engine.query import Query
+from engine.search import ParallelSearch, answered
+
+K = 50
+DEGREE = 64
+MOST_LANES = 4_096
+_FEWEST, _MOST = 1_024, 8_192
+"""Rows that are inserted at once, an eighth of those that stand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a method found: int64[Q, K], −1 for none. choosing: multiply-adds beside the metric's, of all queries."""
+
+    rows: np.ndarray
+    choosing: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method found, and what it took per query: evaluations, multiply-adds, and those of choosing among them."""
+
+    rows: np.ndarray
+    evaluations: float
+    multiply_adds: float
+    choosing: float
+
+    def recall(self, exact: np.ndarray) -> float:
+        """Mean share of the exact answers int64[≥ Q, K] found, −1 being none."""
+        wanted = [line[line >= 0] for line in exact[: len(self.rows)]]
+        shares = [np.isin(line, mine).mean() for mine, line in zip(self.rows, wanted, strict=True) if len(line)]
+        return float(np.mean(shares))
+
+
+Method = Callable[[], Found]
+
+
+def built(challenge: Challenge, degree: int = DEGREE, progress: Callable[[int], None] = lambda _: None) -> ItemIndex:
+    """An index of a challenge's items, its graph built batch by batch."""
+    index = ItemIndex(challenge.metric, degree)
+    total, params = len(challenge.vectors), GraphParams(candidates=2 * degree)
+    while index.rows < total:
+        size = min(_MOST, max(_FEWEST, index.rows // 8))
+        rows = np.arange(index.rows, min(total, index.rows + size))
+        change = plan_insert(index, rows, torch.from_numpy(challenge.vectors[rows]), params)
+        writes = {
+            "vectors": [(rows, challenge.vectors[rows])],
+            "biases": [(rows, challenge.biases[rows])],
+            "neighbors": [(change.rows, change.neighbors)],
+            "versions": [(rows, np.ones((len(rows), 1), np.int64))],
+        }
+        index.apply(writes, int(rows[-1]) + 1)
+        progress(index.rows)
+    return index
+
+
+class Bench:
+    """A challenge's items in an index, its queries, and their exact answers int64[Q, K]."""
+
+    def __init__(self, challenge: Challenge, index: ItemIndex) -> None:
+        self.challenge, self.index = challenge, index
+        self.queries = challenge.histories
+        self._users = index.metric.make_users(len(self.queries), index.device)
+        self._searches: dict[int, ParallelSearch] = {}
+        self.exact = challenge.exact if challenge.exact is not None else self.exhaustive(self.queries).rows
+
+    def outcome(self, method: Method) -> Outcome:
+        """Run once under a metric that counts."""
+        metric = self.index.metric
+        counting = Counting(metric, self.challenge.costs, max(len(self.queries), MOST_LANES))
+        self.index.metric = counting
+        try:
+            found = method()
+        finally:
+            self.index.metric = metric
+        multiply_adds, total = int(counting.multiply_adds.sum()) + found.choosing, len(found.rows)
+        return Outcome(found.rows, int(counting.pairs.sum()) / total, multiply_adds / total, found.choosing / total)
+
+    def everything(self, count: int | None = None) -> float:
+        """Multiply-adds per query of scoring all items for the first queries."""
+        costs, queries = self.challenge.costs, self.queries[:count]
+        return float(np.mean(self.index.rows * costs.pair.of(costs.lengths(queries))))
+
+    def ours(self, asked: Sequence[Query], lanes: int) -> Found:
+        """The engine's search, with lanes that were there before, as a service has them."""
+        if lanes not in self._searches:
+            self._searches[lanes] = ParallelSearch(self.index, lanes)
+        answers = answered(self._searches[lanes], asked)
+        rows = np.full((len(answers), K), -1)
+        for line, answer in zip(rows, answers, strict=True):
+            line[: len(answer.rows)] = answer.rows
+        return Found(rows, sum(choosing(self.index, *pair) for pair in zip(asked, answers, strict=True)))
+
+    def exhaustive(self, queries: Sequence[Query]) -> Found:
+        """Every item that matches scored, on each thread for a query of its own."""
+        found = np.full((len(queries), K), -1)
+        every = np.arange(self.index.rows)
+
+        def answer(part: int) -> None:
+            for line in range(part, len(queries), THREADS):
+                mask = queries[line].mask
+                rows = every if mask is None else np.flatnonzero(mask)
+                best = self.best(queries[line : line + 1], rows[None], np.array([part]))[0]
+                found[line, : len(best)] = best
+
+        each_on_its_thread(answer, THREADS)
+        return Found(found)
+
+    def best(self, queries: Sequence[Query], rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """The best K of rows int64[n, p] for each query, int64[n, ≤ K].
+
+        Without operations of torch, whose threads wait actively and would be in the way of the kernels'.
+        """
+        metric, state = self.index.metric, self.index.state
+        metric.encode_users(queries, state, self._users, lanes)
+        scores = metric.score(state, torch.from_numpy(rows), self._users, torch.from_numpy(lanes)).numpy()
+        if rows.shape[1] <= K:
+            return rows
+        best: np.ndarray = np.take_along_axis(rows, np.argpartition(scores, -K, axis=1)[:, -K:], axis=1)
+        return best

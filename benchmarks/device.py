@@ -18,10 +18,9 @@ from rich.console import Console
 from benchmarks import challenges
 from benchmarks.contest import described
 from benchmarks.counting import fewest_bytes
-from benchmarks.large_catalogue import cached
+from benchmarks.large_catalogue import TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
-from benchmarks.search import TEMPORARY
 from benchmarks.search_bench import DEGREE, Bench, K
 from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered

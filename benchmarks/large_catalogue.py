@@ -1,5 +1,6 @@
 """The search on a catalogue that copies with noise make large, beside the catalogue that they were made from."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from engine.index import ItemIndex
 from engine.query import SearchParams
 
 DEGREE = 32
+TEMPORARY = Path(tempfile.gettempdir())
 QUERIES, TIMES = 64, 8
 """So many queries, whose exact answers are computed, asked so often that they fill the lanes."""
 

@@ -8,7 +8,6 @@ multiply-adds, those of scans, estimates, gradients and folding too, as a share 
 `--items 1000000` is another measurement: of a catalogue that copies with noise make so large.
 """
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from benchmarks import challenges
 from benchmarks.contest import LANES, Contestant, Lines, compete, lane_rows
 from benchmarks.curves import Curve, draw, front
 from benchmarks.filtered import filter_rows
-from benchmarks.large_catalogue import compare
+from benchmarks.large_catalogue import TEMPORARY, compare
 from benchmarks.learned_peers import NANN_SETTINGS, SL2G_SETTINGS, NannParams
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.report import Report
@@ -33,7 +32,6 @@ from engine.query import SearchParams
 from hopstream.errors import DataError
 
 EXHAUSTIVE_QUERIES = 64
-TEMPORARY = Path(tempfile.gettempdir())
 RERANKED_SIZES = (500, 1_000, 2_000, 4_000)
 SETTINGS = tuple(
     SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)

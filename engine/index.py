@@ -30,7 +30,8 @@ class ItemIndex:
     changes whenever the item in it does.
     state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
     attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
-    int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches.
+    int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches. seeds: int64[≤
+    DEFAULT_SEEDS], on the host.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ItemIndex:
             torch.zeros(0, metric.bias_width, device=self.device),
         )
         self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
-        self.seeds = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self.seeds = np.empty(0, dtype=np.int64)
         self._reserve(1)
 
     @property
@@ -87,7 +88,7 @@ class ItemIndex:
         except (IndexError, RuntimeError, ValueError) as error:
             raise InvalidColumns(f"a change does not fit the index: {error}") from error
         if "versions" in writes:
-            self.seeds = self._choose_seeds()
+            self.seeds = self._choose_seeds().cpu().numpy()
 
     def matching(self, wanted: Filter) -> np.ndarray:
         """bool[rows]: the live rows whose items the filter lets through."""

@@ -119,7 +119,7 @@ class ParallelSearch:
                 return matching, False
         if len(query.history_rows) >= ENOUGH_SEEDS:
             return query.history_rows, True
-        return np.concatenate([query.history_rows, self.index.seeds.cpu().numpy()]), True
+        return np.concatenate([query.history_rows, self.index.seeds]), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 

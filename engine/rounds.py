@@ -60,7 +60,7 @@ def choose_near(
 ) -> None:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    What several link to is estimated by the best of them.
+    What several link to counts with the largest of their estimates.
     """
     for lane, line in zip(chosen.tolist(), lines.tolist(), strict=True):
         known = lanes.unexpanded[lane] & (lanes.slots[lane] != NO_SLOT) & (lanes.beam.rows[lane] != NO_ROW)
@@ -70,11 +70,9 @@ def choose_near(
         neighbors = index.neighbors[lanes.beam.rows[lane, places]].long()
         states = index.state[neighbors.clamp(min=0)]
         estimates = ((states * tangents[:, None, :-1]).sum(dim=2) + tangents[:, -1:]).reshape(-1)
-        rows = neighbors.reshape(-1)
-        real = (rows != NO_NEIGHBOR) & (lanes.marks[lane, rows] == 0) & _first_of_each(rows)
-        rows, estimates = rows[real], estimates[real]
-        best = rows[estimates.argsort(descending=True, stable=True)[: int(lanes.pairs[lane])]]
-        counts[line] = _take(index, lanes, lane, table[line], best)
+        best = neighbors.reshape(-1)[estimates.argsort(descending=True, stable=True)]
+        real = (best != NO_NEIGHBOR) & (lanes.marks[lane, best] == 0) & _first_of_each(best)
+        counts[line] = _take(index, lanes, lane, table[line], best[real][: int(lanes.pairs[lane])])
 
 
 def choose_far(

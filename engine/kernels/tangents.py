@@ -20,9 +20,9 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, places, estim
     """Fill ``found`` with the ``wanted`` unmarked neighbours of the parents that promise most; returns how many.
 
     What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
-    exponentials is, each is a lower bound. parents: int64[≥ count], with their tangents planes: float32[≥ count, S + 1].
-    places: int32[2^b ≥ 2 · count · R], a hash table. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count · R]
-    hold them in front, in any order.
+    exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
+    places: int32[2^b ≥ 2 · count · R], a hash table. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count ·
+    R] hold them in front, in any order.
     """
     codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
     width, degree = codes.shape[1], neighbors.shape[1]

@@ -22,6 +22,10 @@ ROW_BLOCK = 64
 DEFAULT_SEEDS = 32
 """Rows that a search starts from beside its user's own: the best by prior, and points spread over the space."""
 
+BEST_SEEDS = 2
+"""Rows that are best by prior from which every search starts: the prior is a part of δ that no gradient of a user's own
+items points at. These rows' own gradients point at the others that are good by prior."""
+
 
 class ItemIndex:
     """The columns of a shard as the search needs them; each has room for more rows than are in use (`rows`).
@@ -31,7 +35,7 @@ class ItemIndex:
     state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
     attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
     int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches. seeds: int64[≤
-    DEFAULT_SEEDS], on the host.
+    DEFAULT_SEEDS] and best: int64[≤ BEST_SEEDS], on the host, rows that searches start from.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class ItemIndex:
             torch.zeros(0, metric.bias_width, device=self.device),
         )
         self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
-        self.seeds = np.empty(0, dtype=np.int64)
+        self.seeds, self.best = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         self._reserve(1)
 
     @property
@@ -88,7 +92,8 @@ class ItemIndex:
         except (IndexError, RuntimeError, ValueError) as error:
             raise InvalidColumns(f"a change does not fit the index: {error}") from error
         if "versions" in writes:
-            self.seeds = self._choose_seeds().cpu().numpy()
+            best = self._best_by_prior(DEFAULT_SEEDS // 2)
+            self.seeds, self.best = self._choose_seeds(best).cpu().numpy(), best[:BEST_SEEDS].cpu().numpy()
 
     def matching(self, wanted: Filter) -> np.ndarray:
         """bool[rows]: the live rows whose items the filter lets through."""
@@ -147,20 +152,22 @@ class ItemIndex:
         self.groups = _grown(self.groups, capacity, 0)
         self.state = _grown(self.state, capacity, 0)
 
-    def _choose_seeds(self) -> torch.Tensor:
-        """Half the best rows by prior, half evenly spread over the live rows; int64[≤ DEFAULT_SEEDS].
+    def _best_by_prior(self, count: int) -> torch.Tensor:
+        """The live rows that are best by prior, best first, int64[≤ count]; none where the metric knows no prior."""
+        live, prior = torch.nonzero(self.live[: self.rows])[:, 0], self.metric.prior(self.state)
+        return live[:0] if prior is None else live[torch.topk(prior[live], min(count, len(live))).indices]
+
+    def _choose_seeds(self, best: torch.Tensor) -> torch.Tensor:
+        """The best rows and others, evenly spread over the live ones; int64[≤ DEFAULT_SEEDS].
 
         Never the newest row for its being new: what was just inserted is to be found by walking to it.
         """
         live = torch.nonzero(self.live[: self.rows])[:, 0]
         if len(live) <= DEFAULT_SEEDS:
             return live
-        prior = self.metric.prior(self.state)
-        spread = DEFAULT_SEEDS if prior is None else DEFAULT_SEEDS // 2
-        chosen: torch.Tensor = live[torch.arange(spread, device=self.device) * len(live) // spread]
-        if prior is not None:
-            best = live[torch.topk(prior[live], DEFAULT_SEEDS - spread).indices]
-            chosen = torch.unique(torch.cat([best, chosen]))
+        spread = DEFAULT_SEEDS - len(best)
+        spread_out = live[torch.arange(spread, device=self.device) * len(live) // spread]
+        chosen: torch.Tensor = torch.unique(torch.cat([best, spread_out]))
         return chosen
 
 

@@ -71,7 +71,7 @@ def choose_near(
 ) -> None:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    What several link to is estimated by the best of those.
+    What several link to counts with the largest of their estimates.
     """
     mine, widths, pairs = moved(index.device, chosen, lanes.widths[chosen], lanes.pairs[chosen])
     known = lanes.unexpanded[mine] & _derived(lanes, mine)
@@ -82,12 +82,13 @@ def choose_near(
     planes = lanes.tangents[mine[:, None], _leftmost(lanes.slots[mine], parents, widest)]
     neighbors = index.neighbors[rows].masked_fill((rows == NO_ROW)[:, :, None], NO_ROW).long()
     estimates, neighbors = _estimates(index.state, neighbors, planes).flatten(1), neighbors.flatten(1)
-    barred = (neighbors == NO_ROW) | (lanes.marks[mine[:, None], neighbors] != 0) | ~_first_of_each(neighbors)
-    best = estimates.masked_fill(barred, -torch.inf).sort(dim=1, descending=True, stable=True)
-    most = int(lanes.pairs[chosen].max())
-    kept = torch.isfinite(best.values[:, :most]) & (_places(best.values[:, :most]) < pairs[:, None])
-    candidates = neighbors.gather(1, best.indices[:, :most]).masked_fill(~kept, NO_ROW)
-    _take(index, lanes, chosen, lines, table, counts, candidates)
+    best_first = neighbors.gather(1, estimates.argsort(dim=1, descending=True, stable=True))
+    real = (best_first != NO_ROW) & (lanes.marks[mine[:, None], best_first] == 0) & _first_of_each(best_first)
+    candidates = _leftmost(best_first, real, int(lanes.pairs[chosen].max()))
+    _take(
+        index, lanes, chosen, lines, table, counts,
+        candidates.masked_fill(_places(candidates) >= pairs[:, None], NO_ROW),
+    )  # fmt: skip
 
 
 def choose_far(

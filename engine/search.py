@@ -37,7 +37,7 @@ LANES_A_THREAD = 4
 """With fewer lanes a thread that is woken for them costs more than it does for them."""
 
 ENOUGH_SEEDS = 4
-"""A history of so many items is enough to start from; a shorter one gets the index's own seeds beside it."""
+"""A history of so many items is enough to start from, beside the best by prior; a shorter one gets all seeds."""
 
 
 class ParallelSearch:
@@ -117,9 +117,8 @@ class ParallelSearch:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
                 return matching, False
-        if len(query.history_rows) >= ENOUGH_SEEDS:
-            return query.history_rows, True
-        return np.concatenate([query.history_rows, self.index.seeds]), True
+        more = self.index.best if len(query.history_rows) >= ENOUGH_SEEDS else self.index.seeds
+        return np.concatenate([query.history_rows, more]), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 

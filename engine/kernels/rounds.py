@@ -23,7 +23,10 @@ def choose_given(first, last, chosen, lines, items, lanes, table, counts):
 def choose_near(first, last, chosen, lines, items, lanes, table, counts):
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents."""
     degree = items.neighbors.shape[1]
-    most = lanes.widths[chosen].max()
+    most, size = lanes.widths[chosen].max(), 1
+    while size < 2 * most * degree:
+        size *= 2
+    places = np.empty(size, np.int32)
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
     estimates, found = np.empty((1, most * degree), np.float32), np.empty((1, most * degree), np.int32)
     for i in range(first, last):
@@ -42,7 +45,7 @@ def choose_near(first, last, chosen, lines, items, lanes, table, counts):
         wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
         several = 0
         if count > 0:
-            several = estimate_neighbors(items, lanes, lane, parents, planes, count, estimates, found, wanted)
+            several = estimate_neighbors(items, lanes, lane, parents, planes, count, places, estimates, found, wanted)
         for place in range(several):
             table[line, place] = found[0, place]
         counts[line] = take(items, lanes, lane, table, line, several)

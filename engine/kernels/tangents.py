@@ -12,22 +12,23 @@ from engine.kernels.ranking import select
 from engine.kernels.scan import ZERO, centre_bytes
 
 _FAR = np.float32(3e38)
-_SEEN = 4
 _LINE = 16
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(items, lanes, lane, parents, planes, count, estimates, found, wanted):
+def estimate_neighbors(items, lanes, lane, parents, planes, count, places, estimates, found, wanted):
     """Fill ``found`` with the ``wanted`` unmarked neighbours of the parents that promise most; returns how many.
 
-    What several parents link to is estimated by the first of them. parents: int64[≥ count], best first, with their
-    tangents planes: float32[≥ count, S + 1]. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count · R] hold
-    them in front, in any order.
+    What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
+    exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
+    places: int32[2^b ≥ 2 · count · R], a hash table. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count ·
+    R] hold them in front, in any order.
     """
     codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
     width, degree = codes.shape[1], neighbors.shape[1]
     codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
     slopes, several = np.zeros((1, width), np.int8), 0
+    places[:] = -1
     for p in range(count):
         for n in range(0, degree, _LINE):
             prefetch(neighbors.ctypes.data + 4 * (parents[p] * degree + n))
@@ -47,17 +48,27 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, estimates, fo
             row = neighbors[parents[p - 1], n]
             if row < 0 or marks[lane, row] != 0:
                 continue
-            marks[lane, row] = _SEEN
-            found[0, several] = row
-            estimates[0, several] = level + step * np.float32(
-                dot_bytes(codes_at + row * width, slopes.ctypes.data, width)
-            )
-            several += 1
-    for place in range(several):
-        marks[lane, found[0, place]] = 0
+            product = np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))
+            place = _place_of(row, places, found, several)
+            if place == several:
+                found[0, several], estimates[0, several] = row, -_FAR
+                several += 1
+            estimates[0, place] = max(estimates[0, place], level + step * product)
     size = min(wanted, several)
     select(estimates, found, 0, several, size)
     return size
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _place_of(row, places, found, free):
+    """Where a row is among those found; one that is not yet among them gets the place ``free``."""
+    mask = len(places) - 1
+    slot = (row * 0x9E3779B1 >> 7) & mask
+    while places[slot] >= 0 and found[0, places[slot]] != row:
+        slot = (slot + 1) & mask
+    if places[slot] < 0:
+        places[slot] = free
+    return places[slot]
 
 
 @njit(nogil=True, cache=True, fastmath=True)

@@ -105,6 +105,21 @@ def test_a_narrow_search_finds_most_of_it() -> None:
     assert share < 0.5
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_best_by_prior_is_found_however_long_the_history(compiled: bool) -> None:
+    """Items that everybody wants are found by who has nothing near them, with the few evaluations of two rounds."""
+    index = random_index(mlp_metric(compiled=compiled), rows=1_500)
+    popular = np.arange(700, 706)
+    vectors, biases = index.state[popular, :-4].numpy() * -3, index.state[popular, -4:].numpy()
+    biases[:, -1] = 60 - np.arange(len(popular))
+    insert(index, popular, vectors, biases, 90, GraphParams(candidates=24))
+    history = np.arange(0, 1_200, 100)
+    params = SearchParams(k=6, beam=12, rounds=2, pairs=24, width=2)
+    [answer] = search(index, [Query(params, history, np.zeros(len(history), np.int8))])
+    np.testing.assert_array_equal(answer.rows, popular)
+    assert answer.evaluations < 64
+
+
 def test_an_empty_index_answers_nothing() -> None:
     """No items: an empty answer at once, not an error."""
     [answer] = search(ItemIndex(mlp_metric(), degree=8), [Query()])

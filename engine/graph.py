@@ -64,7 +64,7 @@ def plan_insert(index: ItemIndex, rows: np.ndarray, points: torch.Tensor, params
     known = changed < index.rows
     adjacency[known] = index.neighbors[changed[known]]
     adjacency[torch.searchsorted(changed, new)] = links.rows
-    _link_back(index, adjacency, changed, merged, new, links, params)
+    arithmetic(index).link_back(merged, changed, adjacency, new, links, params.alpha)
     _adopt_orphans(adjacency, changed, new, links.rows[:, 0])
     return GraphChange(changed.cpu().numpy(), adjacency.cpu().numpy())
 
@@ -160,49 +160,12 @@ def _reconnected(
     adjacency = index.neighbors[changed]
     adjacency[torch.searchsorted(changed, rows)] = links
     adjacency[torch.searchsorted(changed, bare)] = chosen.rows
-    _link_back(index, adjacency, changed, points, bare, chosen, params)
+    compute.link_back(points, changed, adjacency, bare, chosen, params.alpha)
     return changed, adjacency
 
 
 def _as_they_are(index: ItemIndex) -> Points:
     return Points.of(index, torch.zeros(0, dtype=torch.int64, device=index.device), index.points[:0])
-
-
-def _link_back(
-    index: ItemIndex,
-    adjacency: torch.Tensor,
-    rows: torch.Tensor,
-    points: Points,
-    new: torch.Tensor,
-    links: Candidates,
-    params: GraphParams,
-) -> None:
-    """In the adjacency int32[t, R] of ``rows`` int64[t], all that was chosen, link back to those who chose.
-
-    Of the many that may choose the same row in one batch, the nearest are enough.
-    """
-    wanted = links.rows != NO_NEIGHBOR
-    source = new.int()[:, None].expand_as(wanted)[wanted]
-    target, distance = links.rows[wanted], links.distances[wanted]
-    if len(target) == 0:
-        return
-    order = torch.sort(distance, stable=True).indices
-    order = order[torch.sort(target[order], stable=True).indices]
-    chosen, counts = torch.unique_consecutive(target[order].long(), return_counts=True)
-    places = torch.searchsorted(rows, chosen)
-    pool = torch.cat([adjacency[places], _grouped(source[order], counts, at_most=index.degree)], dim=1)
-    adjacency[places] = arithmetic(index).pruned(points, chosen, pool, index.degree, params.alpha).rows
-
-
-def _grouped(values: torch.Tensor, counts: torch.Tensor, at_most: int) -> torch.Tensor:
-    """The first values int32[n] of groups of ``counts``, as one padded row a group: int32[groups, ≤ at_most]."""
-    group = torch.arange(len(counts), device=values.device).repeat_interleave(counts)
-    place = torch.arange(len(values), device=values.device) - (counts.cumsum(0) - counts)[group]
-    kept = place < at_most
-    width = min(int(counts.max()), at_most)
-    padded = torch.full((len(counts), width), NO_NEIGHBOR, dtype=values.dtype, device=values.device)
-    padded[group[kept], place[kept]] = values[kept]
-    return padded
 
 
 def _adopt_orphans(adjacency: torch.Tensor, rows: torch.Tensor, new: torch.Tensor, parents: torch.Tensor) -> None:

@@ -67,6 +67,17 @@ class Arithmetic(Protocol):
     def pruned(self, points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float) -> Candidates:
         """See `pruned`."""
 
+    def link_back(
+        self,
+        points: Points,
+        rows: torch.Tensor,
+        adjacency: torch.Tensor,
+        new: torch.Tensor,
+        links: Candidates,
+        alpha: float,
+    ) -> None:
+        """See `link_back`."""
+
 
 def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """‖a − b‖² float32[..., n, m] of points float32[..., n, G] and float32[..., m, G]; never negative."""
@@ -107,6 +118,27 @@ def pruned(points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, 
     """
     parts = zip(torch.split(rows, _CHUNK), torch.split(pool, _CHUNK), strict=True)
     return _joined([_pruned(points, mine, near, degree, alpha) for mine, near in parts])
+
+
+def link_back(
+    points: Points, rows: torch.Tensor, adjacency: torch.Tensor, new: torch.Tensor, links: Candidates, alpha: float
+) -> None:
+    """In the adjacency int32[t, R] of ``rows`` int64[t], all that the ``new`` int64[n] chose link back to them.
+
+    Each chooses anew among what it links to and those that chose it. Of the many that may choose the same row in one
+    batch, the nearest R are enough.
+    """
+    wanted = links.rows != NO_NEIGHBOR
+    source = new.int()[:, None].expand_as(wanted)[wanted]
+    target, distance = links.rows[wanted], links.distances[wanted]
+    if len(target) == 0:
+        return
+    order = torch.sort(distance, stable=True).indices
+    order = order[torch.sort(target[order], stable=True).indices]
+    chosen, counts = torch.unique_consecutive(target[order].long(), return_counts=True)
+    places, degree = torch.searchsorted(rows, chosen), adjacency.shape[1]
+    pool = torch.cat([adjacency[places], _grouped(source[order], counts, at_most=degree)], dim=1)
+    adjacency[places] = pruned(points, chosen, pool, degree, alpha).rows
 
 
 def sorted_rows(pool: torch.Tensor) -> torch.Tensor:
@@ -165,6 +197,17 @@ def _pruned(points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int,
     empty = (0, degree - first.shape[1])
     links = torch.nn.functional.pad(pool.gather(1, first), empty, value=NO_NEIGHBOR)
     return Candidates(links, torch.nn.functional.pad(to_row.gather(1, first), empty, value=torch.inf))
+
+
+def _grouped(values: torch.Tensor, counts: torch.Tensor, at_most: int) -> torch.Tensor:
+    """The first values int32[n] of groups of ``counts``, as one padded row a group: int32[groups, ≤ at_most]."""
+    group = torch.arange(len(counts), device=values.device).repeat_interleave(counts)
+    place = torch.arange(len(values), device=values.device) - (counts.cumsum(0) - counts)[group]
+    kept = place < at_most
+    width = min(int(counts.max()), at_most)
+    padded = torch.full((len(counts), width), NO_NEIGHBOR, dtype=values.dtype, device=values.device)
+    padded[group[kept], place[kept]] = values[kept]
+    return padded
 
 
 def _present(rows: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:

@@ -1,20 +1,21 @@
-"""Building the graph in compiled code: the nearest of a block, the walk under L2, relative-neighbourhood pruning.
+"""Finding the rows near a point, in compiled code: the nearest of a block, and the walk of the graph under L2.
 
 Points lie in one flat array, a row every ``stride`` elements, so that a column of a wider state is read where it is.
 Lists of candidates are sorted, nearest first, ties to the lower row: what is found does not depend on threads.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import TILE_COLUMNS, TILE_ROWS, multiply_tile
 from engine.kernels.memory import prefetch
+from engine.kernels.products import ROWS, multiply
 
 _INEXACT = {"reassoc", "nsz"}
-_BLOCK = 64
+_TARGETS = 64
 _LINE = 16
+
+BLOCK = 64
+"""Points whose distances are compared with a list's last at once."""
 
 
 @njit(nogil=True, cache=True, fastmath=_INEXACT)
@@ -51,30 +52,34 @@ def insert(distances, rows, size, distance, row):
 
 
 @njit(nogil=True, cache=True)
-def take_nearest(products, norms, usable, own, first, distances, rows, sizes):
-    """Take the nearest of a block of points into the sorted list of each target.
+def take_nearest(first, last, targets, block, norms, own, start, distances, rows, sizes):
+    """Take the nearest of a block of points into the sorted list of each target from ``first`` to ``last``.
 
-    products: float32[n, m], target · point. norms: float32[m], ‖point‖². usable: bool[m], which points may be taken.
-    own: int64[n], the number of the target itself, never taken. first: the number of the block's first point.
-    distances, rows: float32 and int32[n, count], the lists, by ‖point‖² − 2 · target · point. sizes: int64[n].
+    targets: float32[n, G], times −2. block: float32[G, w], points as columns, of which the first is number ``start``.
+    norms: float32[w], ‖point‖², inf for what may not be taken; w is a multiple of `BLOCK`. own: int64[n], the number of
+    the target itself, never taken. distances, rows: float32 and int32[n, count], the lists, by ‖point‖² − 2 · target ·
+    point. sizes: int64[n].
     """
     room = distances.shape[1]
-    for i in range(len(products)):
-        mine, found, size = distances[i], rows[i], sizes[i]
-        for start in range(0, len(norms), _BLOCK):
-            stop = min(start + _BLOCK, len(norms))
-            floor = mine[room - 1] if size == room else np.float32(np.inf)
-            nearer = 0
-            for j in range(start, stop):
-                nearer += norms[j] - np.float32(2) * products[i, j] < floor
-            if nearer == 0:
-                continue
-            for j in range(start, stop):
-                distance = norms[j] - np.float32(2) * products[i, j]
-                if distance < floor and usable[j] and first + j != own[i]:
-                    insert(mine, found, size, distance, first + j)
-                    size = min(size + 1, room)
-        sizes[i] = size
+    few, lengths = np.zeros((_TARGETS, len(block)), np.float32), np.empty((_TARGETS, len(norms)), np.float32)
+    for group in range(first, last, _TARGETS):
+        count = min(_TARGETS, last - group)
+        few[:count] = targets[group : group + count]
+        multiply(few, block, norms, lengths, -(-count // ROWS) * ROWS)
+        for i in range(group, group + count):
+            mine, found, size = distances[i], rows[i], sizes[i]
+            for column in range(0, len(norms), BLOCK):
+                floor = mine[room - 1] if size == room else np.float32(np.inf)
+                nearer = 0
+                for j in range(column, column + BLOCK):
+                    nearer += lengths[i - group, j] < floor
+                if nearer == 0:
+                    continue
+                for j in range(column, column + BLOCK):
+                    if lengths[i - group, j] < floor and start + j != own[i]:
+                        insert(mine, found, size, lengths[i - group, j], start + j)
+                        size = min(size + 1, room)
+            sizes[i] = size
 
 
 @njit(nogil=True, cache=True)
@@ -139,150 +144,3 @@ def _visit(points, stride, target, unseen, distances, rows, size):
             size = min(size + 1, len(rows))
             lowest = min(lowest, place)
     return size, lowest
-
-
-class Points(NamedTuple):
-    """The points of an index once a batch is in it: `engine.neighbors.Points` as kernels read them.
-
-    stored: float32[≥ rows · stride]. fresh: float32[f, G]; place: int32[≥ rows], 1 + where in ``fresh`` a row's point
-    is, 0 for in ``stored``.
-    """
-
-    stored: np.ndarray
-    stride: int
-    fresh: np.ndarray
-    place: np.ndarray
-
-
-@njit(nogil=True, cache=True)
-def _point(points, row):
-    if points.place[row] > 0:
-        return points.fresh[points.place[row] - 1]
-    start = row * points.stride
-    return points.stored[start : start + points.fresh.shape[1]]
-
-
-@njit(nogil=True, cache=True)
-def prune(points, rows, pool, alpha, links, distances):
-    """Up to R links of each row out of its pool: relative neighbourhoods, then the nearest of what is left.
-
-    rows: int64[n]. pool: int32[n, c], −1 for none; repeats and the row itself count for nothing.
-    links, distances: int32 and float32[n, R], filled with −1 and inf.
-    """
-    near, members = np.empty(pool.shape[1], np.float32), np.empty(pool.shape[1], np.int32)
-    scratch = _scratch(pool.shape[1], points.fresh.shape[1])
-    for i in range(len(rows)):
-        own = _point(points, rows[i])
-        count = 0
-        for candidate in pool[i]:
-            if candidate >= 0 and candidate != rows[i]:
-                insert(near, members, count, squared_distance(_point(points, candidate), own), candidate)
-                count += 1
-        count = _without_repeats(near, members, count)
-        _gather(points, members[:count], scratch)
-        _choose(near[:count], alpha * alpha, links.shape[1], scratch)
-        taken = 0
-        for c in range(count):
-            if scratch.chosen[c]:
-                links[i, taken], distances[i, taken] = members[c], near[c]
-                taken += 1
-
-
-@njit(nogil=True, cache=True)
-def _without_repeats(near, members, count):
-    """Close the gaps of a sorted list; a row that comes again stands beside itself. Returns how many are left."""
-    kept = 0
-    for c in range(count):
-        if c == 0 or members[c] != members[c - 1]:
-            near[kept], members[kept] = near[c], members[c]
-            kept += 1
-    return kept
-
-
-class Scratch(NamedTuple):
-    """The candidates of one row while links are chosen among them; w: their number, filled up to whole tiles.
-
-    block: float32[w, G], their points; across: float32[G, w], the same. norms: float32[w]. products: float32[tile, w],
-    of a tile of them with all. chosen: bool[w]. left_out: uint8[w]. nothing: float32[tile], zeros.
-    """
-
-    block: np.ndarray
-    across: np.ndarray
-    norms: np.ndarray
-    products: np.ndarray
-    chosen: np.ndarray
-    left_out: np.ndarray
-    nothing: np.ndarray
-
-
-@njit(nogil=True, cache=True)
-def _scratch(candidates, dimensions):
-    width = -(-candidates // TILE_COLUMNS) * TILE_COLUMNS
-    return Scratch(
-        np.zeros((width, dimensions), np.float32),
-        np.zeros((dimensions, width), np.float32),
-        np.zeros(width, np.float32),
-        np.empty((TILE_ROWS, width), np.float32),
-        np.empty(width, np.bool_),
-        np.empty(width, np.uint8),
-        np.zeros(TILE_COLUMNS, np.float32),
-    )
-
-
-@njit(nogil=True, cache=True)
-def _gather(points, members, scratch):
-    """Read the points of candidates int32[c] into the scratch."""
-    origin = np.zeros(points.fresh.shape[1], np.float32)
-    for c in range(len(members)):
-        point, copy = _point(points, members[c]), scratch.block[c]
-        for d in range(len(copy)):
-            copy[d] = point[d]
-        scratch.norms[c] = squared_distance(copy, origin)
-    for d in range(len(origin)):
-        for c in range(len(members)):
-            scratch.across[d, c] = scratch.block[c, d]
-
-
-@njit(nogil=True, cache=True)
-def _choose(near, shadow, degree, scratch):
-    """Say in ``scratch.chosen`` which of the sorted candidates, ``near`` float32[c], become links.
-
-    One is left out when a chosen one is √shadow times closer to it than the row is.
-    """
-    count, taken = len(near), 0
-    scratch.chosen[:count] = False
-    scratch.left_out[:count] = 0
-    for c in range(count):
-        if c % TILE_ROWS == 0 and taken < degree:
-            _multiply(scratch, c, count)
-        if taken < degree and not scratch.left_out[c]:
-            scratch.chosen[c] = True
-            taken += 1
-            _leave_out(near, shadow, c, scratch)
-    for c in range(count):
-        if taken < degree and not scratch.chosen[c]:
-            scratch.chosen[c] = True
-            taken += 1
-
-
-@njit(nogil=True, cache=True)
-def _multiply(scratch, first, count):
-    """Inner products of a tile of points, from the ``first`` on, with those of its own columns and behind them."""
-    dimensions, step = scratch.across.shape
-    start, across = scratch.block.ctypes.data + 4 * first * dimensions, scratch.across.ctypes.data
-    for column in range(first // TILE_COLUMNS * TILE_COLUMNS, count, TILE_COLUMNS):
-        multiply_tile(
-            start, dimensions, across + 4 * column, step, scratch.nothing.ctypes.data, 0,
-            scratch.products.ctypes.data + 4 * column, step, dimensions,
-        )  # fmt: skip
-
-
-@njit(nogil=True, cache=True)
-def _leave_out(near, shadow, one, scratch):
-    """Leave out what lies in the shadow of one candidate, of those after it."""
-    # Slices counted from zero: in a loop that begins at ``one + 1`` numba sees indices that might be negative.
-    reach, left_out = near[one + 1 :], scratch.left_out[one + 1 : len(near)]
-    norms, products = scratch.norms[one + 1 : len(near)], scratch.products[one % TILE_ROWS, one + 1 : len(near)]
-    own, two = scratch.norms[one], np.float32(2)
-    for other in range(len(left_out)):
-        left_out[other] |= shadow * (own + norms[other] - two * products[other]) <= reach[other]

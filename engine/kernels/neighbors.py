@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from engine.index import NO_NEIGHBOR, ItemIndex
-from engine.kernels import graph
+from engine.kernels import graph, linking
 from engine.kernels.threads import over_lanes
 from engine.neighbors import BEAM, Candidates, Points
 
-_TARGETS = 256
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 def exact(
@@ -22,27 +21,16 @@ def exact(
     found = _nothing(len(targets), min(count, len(among)))
     if found.rows.shape[1] == 0:
         return found
-    rows, distances = found.rows.numpy(), found.distances.numpy()
-    sizes, mine, used = np.zeros(len(targets), dtype=np.int64), own.numpy(), usable.numpy()
-    norms = among.square().sum(dim=1).numpy()
-
-    def take(first: int, last: int, products: np.ndarray, start: int, column: int) -> None:
-        here, block = slice(start + first, start + last), slice(column, column + products.shape[1])
-        graph.take_nearest(
-            products[first:last],
-            norms[block],
-            used[block],
-            mine[here],
-            column,
-            distances[here],
-            rows[here],
-            sizes[here],
-        )
-
-    for start in range(0, len(targets), _TARGETS):
-        for column in range(0, len(among), _BLOCK):
-            products = (targets[start : start + _TARGETS] @ among[column : column + _BLOCK].T).numpy()
-            over_lanes(take, len(products), products, start, column)
+    wanted, mine, sizes = (-2 * targets).numpy(), own.numpy(), np.zeros(len(targets), np.int64)
+    rows, distances, used = found.rows.numpy(), found.distances.numpy(), usable.numpy()
+    points, width = among.numpy(), targets.shape[1]
+    for start in range(0, len(points), _BLOCK):
+        part = points[start : start + _BLOCK]
+        across = -(-len(part) // graph.BLOCK) * graph.BLOCK
+        block, norms = np.zeros((width, across), np.float32), np.full(across, np.inf, np.float32)
+        block[:, : len(part)] = part.T
+        norms[: len(part)] = np.where(used[start : start + _BLOCK], np.einsum("nd,nd->n", part, part), np.inf)
+        over_lanes(graph.take_nearest, len(wanted), wanted, block, norms, mine, start, distances, rows, sizes)
     found.distances.add_(targets.square().sum(dim=1)[:, None]).clamp_(min=0)
     return found
 
@@ -65,24 +53,34 @@ def walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
 def pruned(points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float) -> Candidates:
     """Relative neighbourhoods, row by row."""
     found = _nothing(len(rows), degree)
-    arrays, wanted, near, factor = _arrays(points), rows.numpy(), pool.contiguous().numpy(), np.float32(alpha)
+    arrays, wanted, near = _arrays(points), rows.numpy(), pool.contiguous().numpy()
     links, distances = found.rows.numpy(), found.distances.numpy()
-
-    def prune(first: int, last: int) -> None:
-        part = slice(first, last)
-        graph.prune(arrays, wanted[part], near[part], factor, links[part], distances[part])
-
-    over_lanes(prune, len(rows))
+    over_lanes(linking.prune, len(rows), arrays, wanted, near, np.float32(alpha), links, distances)
     return found
+
+
+def link_back(
+    points: Points, rows: torch.Tensor, adjacency: torch.Tensor, new: torch.Tensor, links: Candidates, alpha: float
+) -> None:
+    """Row by row, each prunes its links and the nearest of those who chose it."""
+    changed, chosen = rows.numpy(), links.rows.numpy()
+    places = np.zeros(len(points.place), np.int32)
+    places[changed] = np.arange(len(changed))
+    counts = np.bincount(places[chosen[chosen != NO_NEIGHBOR]], minlength=len(changed))
+    starts = np.concatenate([[0], counts.clip(max=adjacency.shape[1]).cumsum()])
+    sources = np.empty(starts[-1], np.int32)
+    linking.group(new.numpy(), chosen, links.distances.numpy(), places, starts, sources)
+    arrays, mine = _arrays(points), adjacency.numpy()
+    over_lanes(linking.link_back, len(changed), arrays, changed, sources, starts, np.float32(alpha), mine)
 
 
 def _nothing(count: int, width: int) -> Candidates:
     return Candidates(torch.full((count, width), NO_NEIGHBOR, dtype=torch.int32), torch.full((count, width), torch.inf))
 
 
-def _arrays(points: Points) -> graph.Points:
+def _arrays(points: Points) -> linking.Points:
     stored, stride = _flat(points.stored)
-    return graph.Points(stored, stride, points.fresh.contiguous().numpy(), points.place.numpy())
+    return linking.Points(stored, stride, points.fresh.contiguous().numpy(), points.place.numpy())
 
 
 def _flat(points: torch.Tensor) -> tuple[np.ndarray, int]:

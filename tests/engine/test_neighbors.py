@@ -67,6 +67,27 @@ def test_both_choose_the_same_links(dimensions: int, width: int, degree: int) ->
     assert (found.rows != rows[:, None]).all()
 
 
+@pytest.mark.parametrize(("dimensions", "chosen", "degree"), [(3, 5, 8), (12, 16, 16), (70, 64, 64)])
+def test_both_link_back_alike(dimensions: int, chosen: int, degree: int) -> None:
+    """Rows that more of a batch chose than they have places for, and rows that nobody chose, get the same links."""
+    rng = np.random.default_rng(chosen)
+    points = Points(
+        torch.from_numpy(rng.integers(-4, 5, (150, dimensions)).astype(np.float32)),
+        torch.from_numpy(rng.integers(-4, 5, (100, dimensions)).astype(np.float32)),
+        torch.cat([torch.zeros(150, dtype=torch.int32), torch.arange(1, 101, dtype=torch.int32)]),
+    )
+    new = torch.arange(150, 250)
+    links = plain.pruned(points, new, pools(rng, 90, len(new), chosen), degree, 1.5)
+    rows = torch.cat([torch.arange(0, 100), new])
+    before = plain.pruned(points, rows, pools(rng, 150, len(rows), degree), degree, 1.5).rows
+    expected, found = before.clone(), before.clone()
+    for arithmetic, adjacency in zip(BOTH, (expected, found), strict=True):
+        arithmetic.link_back(points, rows, adjacency, new, links, 1.5)
+    assert torch.equal(found, expected)
+    assert torch.equal(found[90:], before[90:])
+    assert not torch.equal(found[:90], before[:90])
+
+
 @pytest.mark.parametrize("arithmetic", BOTH)
 def test_the_walk_finds_the_nearest(arithmetic: ModuleType) -> None:
     """A walk of the graph comes to nearly all of the true nearest, whichever code walks."""
@@ -100,5 +121,7 @@ def test_threads_change_nothing() -> None:
         torch.set_num_threads(count)
         walked = compiled.walked(index, index.points[:800] + 0.1, 20)
         pruned = compiled.pruned(points, rows, pool, 8, 1.2)
-        answers.append((walked.rows, walked.distances, pruned.rows, pruned.distances))
+        few, adjacency = Candidates(pruned.rows[600:], pruned.distances[600:]), pruned.rows.clone()
+        compiled.link_back(points, rows, adjacency, rows[600:], few, 1.2)
+        answers.append((walked.rows, walked.distances, pruned.rows, pruned.distances, adjacency))
     assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engine.directions import CLUSTER_ROUNDS
 from engine.index import ItemIndex
 from engine.metric import Metric, Users
 from engine.query import Answer, Query
-from engine.rounds import CLUSTER_ROUNDS
 
 _SAMPLE = 16
 """A scan looks at every so many-th block before it looks at all."""

@@ -16,21 +16,13 @@ import numpy as np
 import torch
 
 from engine.columns import moved
-from engine.index import ROW_BLOCK, ItemIndex
+from engine.directions import MOST_FLOATS, clustered, farthest
+from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
-from engine.kernels.products import padded
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
-
-CLUSTER_ROUNDS = 4
 
 EXTRA_FOUND = 2
 """How many times its share a centre finds, since two may find the same."""
-
-_CENTRES = 64
-"""Centres of one product: of a fixed shape, so that nobody's products depend on who else looks far."""
-
-_MOST_FLOATS = 2**28
-"""Of an intermediate result, as it grows with the lanes: those beyond come later."""
 
 
 class Choose(Protocol):
@@ -75,7 +67,7 @@ def choose_near(
     """
     mine, widths, pairs = moved(index.device, chosen, lanes.widths[chosen], lanes.pairs[chosen])
     known = lanes.unexpanded[mine] & _derived(lanes, mine)
-    parents = known & (known.cumsum(dim=1) <= widths[:, None])
+    parents = _first_few(known, widths)
     lanes.unexpanded[mine] &= ~parents
     widest = min(int(lanes.widths[chosen].max()), known.shape[1])
     rows = _leftmost(lanes.beam.rows[mine], parents, widest)
@@ -84,11 +76,8 @@ def choose_near(
     estimates, neighbors = _estimates(index.state, neighbors, planes).flatten(1), neighbors.flatten(1)
     best_first = neighbors.gather(1, estimates.argsort(dim=1, descending=True, stable=True))
     real = (best_first != NO_ROW) & (lanes.marks[mine[:, None], best_first] == 0) & _first_of_each(best_first)
-    candidates = _leftmost(best_first, real, int(lanes.pairs[chosen].max()))
-    _take(
-        index, lanes, chosen, lines, table, counts,
-        candidates.masked_fill(_places(candidates) >= pairs[:, None], NO_ROW),
-    )  # fmt: skip
+    candidates = _leftmost(best_first, _first_few(real, pairs), table.shape[1])
+    _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
 def choose_far(
@@ -99,17 +88,14 @@ def choose_far(
     mine, pairs, clusters, keeps = moved(index.device, chosen, lanes.pairs[chosen], lanes.clusters[chosen], shares)
     known = _derived(lanes, mine)
     slopes = lanes.tangents[mine[:, None], lanes.slots[mine]][:, :, :-1].masked_fill(~known[:, :, None], 0)
-    centres, real = _clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
-    found = _farthest(index, lanes, mine, centres, int(shares.max()))
-    found = found.masked_fill(~real[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
+    centres, made = clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
+    found = farthest(index, lanes.marks, mine, centres, int(shares.max()))
+    found = found.masked_fill(~made[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
     # By turns: the first of every centre, then the second of every centre.
     candidates = found.transpose(1, 2).flatten(1)
-    candidates = candidates.masked_fill(~_first_of_each(candidates), NO_ROW)
-    candidates = _leftmost(candidates, candidates != NO_ROW, int(lanes.pairs[chosen].max()))
-    _take(
-        index, lanes, chosen, lines, table, counts,
-        candidates.masked_fill(_places(candidates) >= pairs[:, None], NO_ROW),
-    )  # fmt: skip
+    real = (candidates != NO_ROW) & _first_of_each(candidates)
+    candidates = _leftmost(candidates, _first_few(real, pairs), table.shape[1])
+    _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
 def choose_linked(
@@ -126,14 +112,14 @@ def choose_linked(
     neighbors = index.neighbors[rows].masked_fill(~parents[:, :, None], NO_ROW).long()
     rows = neighbors.flatten(1)
     fresh = _unvisited(index, lanes, mine, rows) & _first_of_each(rows)
-    later = fresh & (fresh.cumsum(dim=1) > wanted[:, None])
+    later = fresh & ~_first_few(fresh, wanted)
     lanes.unexpanded[mine] = later.reshape(neighbors.shape).any(dim=2)
     candidates = _leftmost(rows, fresh & ~later, table.shape[1])
     lost = torch.nonzero(~fresh.any(dim=1))[:, 0]  # rare enough that the host may wait for how many
     if len(lost):
         every = torch.arange(index.rows, device=index.device).expand(len(lost), -1)
         unseen = _unvisited(index, lanes, mine[lost], every)
-        candidates[lost] = _leftmost(every, unseen & (unseen.cumsum(dim=1) <= wanted[lost, None]), table.shape[1])
+        candidates[lost] = _leftmost(every, _first_few(unseen, wanted[lost]), table.shape[1])
     _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
@@ -222,7 +208,7 @@ def _take(
     """Write to the lines those of the candidates int64[n, c], −1 for none, that are to be scored."""
     mine, places, left = moved(index.device, chosen, lines, lanes.budgets[chosen] - lanes.evaluations[chosen])
     wanted = _unvisited(index, lanes, mine, candidates) & _first_of_each(candidates)
-    wanted &= wanted.cumsum(dim=1) <= left.clamp(max=table.shape[1])[:, None]
+    wanted = _first_few(wanted, left.clamp(max=table.shape[1]))
     rows = _leftmost(candidates, wanted, table.shape[1])
     lanes.marks[mine[:, None], rows] |= VISITED
     table[places] = rows
@@ -250,6 +236,11 @@ def _leftmost(values: torch.Tensor, kept: torch.Tensor, width: int) -> torch.Ten
     return packed.scatter_(1, place, values)[:, :width]
 
 
+def _first_few(kept: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """bool[n, c]: the first so many, int64[n], of the places that are ``kept``, bool[n, c]."""
+    return kept & (kept.cumsum(dim=1) <= counts[:, None])
+
+
 def _first_of_each(rows: torch.Tensor) -> torch.Tensor:
     """bool[n, c]: whether it is the first of its value in its line of rows int64[n, c]."""
     ordered, order = rows.sort(dim=1, stable=True)
@@ -260,60 +251,9 @@ def _first_of_each(rows: torch.Tensor) -> torch.Tensor:
 
 def _estimates(state: torch.Tensor, neighbors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     """What planes float32[n, w, S + 1] say of the states of neighbors int64[n, w, R]: float32[n, w, R]."""
-    step = max(1, _MOST_FLOATS // (neighbors[0].numel() * state.shape[1]))
+    step = max(1, MOST_FLOATS // (neighbors[0].numel() * state.shape[1]))
     parts = []
     for rows, part in zip(torch.split(neighbors, step), torch.split(planes, step), strict=True):
         slopes, intercepts = part[:, :, :-1].flatten(0, 1), part[:, :, -1:]
         parts.append(torch.bmm(state[rows.flatten(0, 1)], slopes[:, :, None])[:, :, 0].reshape(rows.shape) + intercepts)
     return torch.cat(parts)
-
-
-def _farthest(index: ItemIndex, lanes: Lanes, mine: torch.Tensor, centres: torch.Tensor, keep: int) -> torch.Tensor:
-    """The unmarked rows farthest in the direction of each of centres float32[n, c, S]: int64[n, c, keep], −1 behind.
-
-    Rows of the catalogue are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
-    """
-    clusters, rows = centres.shape[1], padded(index.rows, ROW_BLOCK)
-    across, gone = index.state[:rows].T, index.versions[:rows] <= 0
-    step = max(1, _MOST_FLOATS // (clusters * rows))
-    found = []
-    for part, who in zip(torch.split(centres, step), torch.split(mine, step), strict=True):
-        flat = part.flatten(0, 1)
-        flat = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % _CENTRES)).reshape(-1, _CENTRES, flat.shape[1])
-        products = torch.bmm(flat, across.expand(len(flat), -1, -1)).reshape(-1, rows)[: len(who) * clusters]
-        barred = (lanes.marks[who, :rows] != 0) | gone
-        blocks = products.reshape(len(who), clusters, -1, ROW_BLOCK)
-        blocks.masked_fill_(barred.reshape(len(who), 1, -1, ROW_BLOCK), -torch.inf)
-        best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices
-        inside = blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK)).flatten(2)
-        chosen = inside.topk(min(keep, inside.shape[2]), dim=2)
-        block = best.gather(2, chosen.indices // ROW_BLOCK)
-        row = block * ROW_BLOCK + chosen.indices % ROW_BLOCK
-        found.append(row.masked_fill(~torch.isfinite(chosen.values), NO_ROW))
-    return torch.cat(found)
-
-
-def _clustered(
-    slopes: torch.Tensor, known: torch.Tensor, clusters: torch.Tensor, most: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """k-means of the known slopes float32[n, b, S] as `engine.kernels.tangents.cluster` does it.
-
-    clusters: int64[n], at most ``most``. Returns centres float32[n, most, S] and which of them are, bool[n, most].
-    """
-    each = torch.arange(len(slopes), device=slopes.device)
-    chosen, real = [slopes[each, known.long().argmax(dim=1)]], [known.any(dim=1)]
-    nearest = torch.full_like(known, torch.inf, dtype=slopes.dtype)
-    for number in range(1, most):
-        nearest = torch.minimum(nearest, (slopes - chosen[-1][:, None]).square().sum(dim=2))
-        gap, farthest = nearest.masked_fill(~known, 0).max(dim=1)
-        chosen.append(slopes[each, farthest])
-        real.append(real[-1] & (gap > 0) & (number < clusters))
-    centres, real_centres = torch.stack(chosen, dim=1), torch.stack(real, dim=1)
-    for _ in range(CLUSTER_ROUNDS):
-        apart = centres.square().sum(dim=2)[:, None] - 2 * torch.bmm(slopes, centres.transpose(1, 2))
-        owner = apart.masked_fill(~real_centres[:, None], torch.inf).argmin(dim=2)
-        members = (torch.nn.functional.one_hot(owner, most) * known[:, :, None]).to(slopes.dtype)
-        counts = members.sum(dim=1)[:, :, None]
-        means = torch.bmm(members.transpose(1, 2), slopes) / counts.clamp(min=1)
-        centres = torch.where(counts > 0, means, centres)
-    return centres, real_centres

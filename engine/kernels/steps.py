@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from engine.directions import CLUSTER_ROUNDS
 from engine.index import ItemIndex
 from engine.kernels import merging, rounds
 from engine.kernels.columns import ItemColumns
@@ -13,7 +14,7 @@ from engine.kernels.products import padded
 from engine.kernels.scan import scan
 from engine.kernels.threads import over_lanes
 from engine.lanes import Lanes
-from engine.rounds import CLUSTER_ROUNDS, EXTRA_FOUND, Choose
+from engine.rounds import EXTRA_FOUND, Choose
 from engine.sketch import Sketch
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)

@@ -21,7 +21,7 @@ def fold_users(
     mine, rows = (torch.from_numpy(array).to(state.device) for array in (lanes, histories))
     known, length = rows >= 0, rows.shape[1]
     items = state[rows] * known[:, :, None]
-    weights = layers.pooling[:length].expand(len(rows), -1).masked_fill(~known, -torch.inf).softmax(dim=1).nan_to_num(0)
+    weights = layers.pooling[:length].expand(len(rows), -1).masked_fill(~known, -torch.inf).softmax(dim=1)
     user = (weights[:, :, None] * items).sum(dim=1) @ layers.user.T + layers.user_bias
     hidden_back = layers.first_of_item + layers.first_of_product * user[:, None]
     users.hidden_back[mine] = hidden_back

@@ -1,0 +1,97 @@
+"""The benchmark of a GPU, on whatever device there is."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.challenges import Challenge
+from benchmarks.counting import Cost, MetricCosts, fewest_bytes
+from benchmarks.device import Floors, measure, repeated
+from benchmarks.reference_metric import HIDDEN, SECOND, ReferenceMetric
+from benchmarks.search_bench import Bench, built
+from engine.metric import InnerProduct
+from engine.query import Answer, Query, SearchParams, Stop
+
+D, HISTORY = 64, 20
+
+
+@pytest.fixture
+def random():
+    """Numbers that are the same every time."""
+    return np.random.default_rng(4)
+
+
+def weights(random):
+    """Weights of the reference metric's shapes."""
+    shapes = {
+        **dict.fromkeys(("user_weight", "attention_query", "attention_key", "attention_value"), (D, D)),
+        "user_bias": (D,),
+        "pool_logits": (HISTORY,),
+        "attention_bias": (HISTORY,),
+        "out_weight": (1, SECOND),
+        "hidden1_weight": (HIDDEN, 3 * D),
+        "hidden1_bias": (HIDDEN,),
+        "hidden2_weight": (SECOND, HIDDEN),
+        "hidden2_bias": (SECOND,),
+    }
+    return {name: random.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_the_reference_metric_is_the_same_in_plain_torch(random):
+    """Scores and tangents of random users and items."""
+    compiled, plain = (ReferenceMetric(weights(np.random.default_rng(4))) for _ in range(2))
+    plain.compiled = False
+    state = torch.from_numpy(random.normal(size=(100, D)).astype(np.float32))
+    histories = [random.choice(100, length, replace=False) for length in (1, 7, 20, 2)]
+    queries = [Query(history_rows=rows, history_codes=np.zeros(len(rows), np.int8)) for rows in histories]
+    rows = torch.from_numpy(random.integers(0, 100, (4, 70)))
+    rows[0, 50:] = -1
+    results = []
+    for metric in (compiled, plain):
+        users, lanes = metric.make_users(6, state.device), np.array([5, 0, 3, 1])
+        metric.encode_users(queries, state, users, lanes)
+        where = torch.from_numpy(lanes)
+        scores, tangents = metric.score_with_tangents(state, rows, users, where)
+        torch.testing.assert_close(metric.score(state, rows, users, where), scores)
+        results.append((scores, tangents[rows >= 0]))
+    torch.testing.assert_close(*zip(*results, strict=True), rtol=1e-4, atol=1e-4)
+
+
+def test_lanes_are_filled_and_measured(random):
+    """A row for every number of lanes, the widest with every setting; one lane is what the widest is compared with."""
+    vectors = random.normal(size=(500, 8)).astype(np.float32)
+    histories = [
+        Query(history_rows=rows, history_codes=np.zeros(3, np.int8)) for rows in random.integers(0, 500, (6, 3))
+    ]
+    costs = MetricCosts(Cost(8, 0), gradient=Cost(0, 0), user=Cost(0, 8), longest=3)
+    challenge = Challenge("inner product", InnerProduct(8), costs, vectors, np.zeros((500, 0), np.float32), histories)
+    report = measure(Bench(challenge, built(challenge, degree=16)), (1, 4), 1, "here")
+    assert [row.lanes for row in report.rows] == [1, 4, 4]
+    assert all(0 < row.recall_at_50 <= 1 and row.queries_per_second > 0 for row in report.rows)
+    widest = next(row for row in report.rows[1:] if row.setting == report.rows[0].setting)
+    ratio = widest.queries_per_second / report.rows[0].queries_per_second
+    assert report.figures["batched_over_one_lane"] == pytest.approx(ratio)
+
+
+def test_floors_are_rates():
+    """More than nothing of both."""
+    floors = Floors.of(torch.device("cpu"), size=64)
+    assert floors.multiply_adds > 0
+    assert floors.bytes > 0
+
+
+def test_queries_are_asked_again():
+    """From the first on, until there are enough."""
+    first, second = Query(), Query()
+    assert repeated([first, second], 3) == [first, second, first]
+
+
+def test_bytes_that_cannot_be_avoided(random):
+    """Three states for a pair, one for a neighbour that is estimated, and a mark for every row that is looked at."""
+    vectors = random.normal(size=(500, 8)).astype(np.float32)
+    costs = MetricCosts(Cost(8, 0), gradient=Cost(0, 0), user=Cost(0, 8), longest=3)
+    challenge = Challenge("inner product", InnerProduct(8), costs, vectors, np.zeros((500, 0), np.float32), [])
+    index = built(challenge, degree=16)
+    query = Query(SearchParams(rounds=2, width=5), np.array([1]), np.zeros(1, np.int8))
+    answer = Answer(np.zeros(0, np.int64), np.zeros(0, np.float32), 70, 3, Stop.CONVERGED)
+    assert fewest_bytes(index, query, answer) == 70 * 3 * 32 + 5 * 16 * (32 + 4) + 500

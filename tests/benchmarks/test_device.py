@@ -54,7 +54,7 @@ def test_the_reference_metric_is_the_same_in_plain_torch(random):
         scores, tangents = metric.score_with_tangents(state, rows, users, where)
         torch.testing.assert_close(metric.score(state, rows, users, where), scores)
         results.append((scores, tangents[rows >= 0]))
-    torch.testing.assert_close(*zip(*results, strict=True), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 def test_lanes_are_filled_and_measured(random):

@@ -31,7 +31,7 @@ class ItemIndex:
     state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
     attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
     int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches. seeds: int64[≤
-    DEFAULT_SEEDS] and best: int64[≤ BEST_SEEDS], rows that searches start from.
+    DEFAULT_SEEDS] and best: int64[≤ BEST_SEEDS], rows that searches start from, on the host.
     """
 
     def __init__(
@@ -51,8 +51,7 @@ class ItemIndex:
             torch.zeros(0, metric.bias_width, device=self.device),
         )
         self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
-        self.seeds = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self.best = np.empty(0, dtype=np.int64)
+        self.seeds, self.best = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         self._reserve(1)
 
     @property
@@ -90,7 +89,7 @@ class ItemIndex:
             raise InvalidColumns(f"a change does not fit the index: {error}") from error
         if "versions" in writes:
             best = self._best_by_prior(DEFAULT_SEEDS // 2)
-            self.seeds, self.best = self._choose_seeds(best), best[:BEST_SEEDS].cpu().numpy()
+            self.seeds, self.best = self._choose_seeds(best).cpu().numpy(), best[:BEST_SEEDS].cpu().numpy()
 
     def matching(self, wanted: Filter) -> np.ndarray:
         """bool[rows]: the live rows whose items the filter lets through."""

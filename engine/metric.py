@@ -114,7 +114,7 @@ class VectorMetric:
 
     def _user_vector(self, query: Query, state: torch.Tensor) -> np.ndarray:
         if query.vector is not None:
-            return query_vector(query.vector, self.dimensions).numpy()
+            return query_vector(query.vector, self.dimensions)
         if len(query.history_rows) == 0:
             return np.zeros(self.dimensions, np.float32)
         mean: np.ndarray = read(state, query.history_rows).mean(axis=0)
@@ -185,8 +185,8 @@ def with_intercepts(scores: torch.Tensor, gradients: torch.Tensor, states: torch
     return torch.cat([gradients, (scores - (gradients * states).sum(dim=-1))[..., None]], dim=-1)
 
 
-def query_vector(vector: np.ndarray, dimensions: int) -> torch.Tensor:
+def query_vector(vector: np.ndarray, dimensions: int) -> np.ndarray:
     """A query's own vector as float32[dimensions]; InvalidQuery when it has another shape."""
     if vector.shape != (dimensions,):
         raise InvalidQuery("vector", f"has {vector.size} dimensions, the metric {dimensions}")
-    return torch.from_numpy(np.array(vector, dtype=np.float32))
+    return np.asarray(vector, dtype=np.float32)

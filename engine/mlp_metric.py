@@ -204,7 +204,7 @@ class MlpMetric:
         code_bias = self._code_bias.to(state.device)
         biases = state[rows, self._history_bias] + code_bias[codes]
         if query.vector is not None:
-            own = query_vector(query.vector, self.dimensions).to(state.device)
+            own = torch.tensor(query_vector(query.vector, self.dimensions), device=state.device)
             vectors = torch.cat([vectors, own[None, :]])
             biases = torch.cat([biases, code_bias[TARGET_ONLY][None]])
         length, known = len(vectors), len(rows)

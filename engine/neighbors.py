@@ -124,7 +124,7 @@ def _walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
     points = index.points
     beam = max(BEAM * count, _WIDTH)
     lanes = torch.arange(len(targets), device=targets.device)[:, None]
-    rows = index.seeds.to(torch.int32).repeat(len(targets), 1)
+    rows = torch.from_numpy(index.seeds).to(points.device, torch.int32).repeat(len(targets), 1)
     distances = (points[rows] - targets[:, None]).square().sum(dim=2)
     expanded = torch.zeros_like(rows, dtype=torch.bool)
     while True:

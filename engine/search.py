@@ -117,8 +117,10 @@ class ParallelSearch:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
                 return matching, False
-        short = len(query.history_rows) < ENOUGH_SEEDS
-        return np.concatenate([query.history_rows, self.index.seeds.cpu().numpy() if short else self.index.best]), True
+        own, others = query.history_rows, self.index.best
+        if len(own) < ENOUGH_SEEDS:
+            others = self.index.seeds
+        return (np.concatenate([own, others]) if len(own) else others), True
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
@@ -220,15 +222,10 @@ class ParallelSearch:
             return []
         rows, scores = read(lanes.results.rows, done), read(lanes.results.scores, done)
         kept = (rows != NO_ROW) & (read(lanes.result_versions, done) == read(self.index.versions, rows))
+        counted = lanes.evaluations[done].tolist(), lanes.steps[done].tolist()
         answers = [
-            Answer(
-                rows=rows[line][kept[line]],
-                scores=scores[line][kept[line]],
-                evaluations=int(lanes.evaluations[lane]),
-                steps=int(lanes.steps[lane]),
-                stop=stop,
-            )
-            for line, lane in enumerate(done.tolist())
+            Answer(rows=mine[good], scores=values[good], evaluations=evaluations, steps=steps, stop=stop)
+            for mine, values, good, evaluations, steps in zip(rows, scores, kept, *counted, strict=True)
         ]
         lanes.release(done)
         return list(zip(done.tolist(), answers, strict=True))

@@ -51,7 +51,7 @@ def walked(index: ItemIndex, targets: torch.Tensor, count: int) -> Candidates:
     """About the nearest, by a best-first walk."""
     beam = _nothing(len(targets), BEAM * count)
     points, stride = _flat(index.points)
-    neighbors, entries, wanted = index.neighbors.numpy(), index.seeds.int().numpy(), targets.contiguous().numpy()
+    neighbors, entries, wanted = index.neighbors.numpy(), index.seeds.astype(np.int32), targets.contiguous().numpy()
     rows, distances = beam.rows.numpy(), beam.distances.numpy()
 
     def walk(first: int, last: int) -> None:

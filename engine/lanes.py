@@ -196,8 +196,8 @@ class Lanes:
     def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
         """Bar what each query's filter leaves out and what it excludes; nothing else stays marked."""
         self._wipe(lanes)
+        self._whole[lanes] = [query.mask is not None for query in queries]
         for lane, query in zip(lanes.tolist(), queries, strict=True):
-            self._whole[lane] = query.mask is not None
             self._excluded[lane] = query.excluded
             if query.mask is not None:
                 barred = np.full(self.marks.shape[1], BARRED, np.uint8)

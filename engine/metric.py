@@ -117,7 +117,7 @@ class VectorMetric:
 
     def _user_vector(self, query: Query, items: np.ndarray) -> np.ndarray:
         if query.vector is not None:
-            return query_vector(query.vector, self.dimensions).numpy()
+            return query_vector(query.vector, self.dimensions)
         mean: np.ndarray = items.mean(axis=0) if len(items) else np.zeros(self.dimensions, np.float32)
         return mean
 
@@ -186,8 +186,8 @@ def with_intercepts(scores: torch.Tensor, gradients: torch.Tensor, states: torch
     return torch.cat([gradients, (scores - (gradients * states).sum(dim=-1))[..., None]], dim=-1)
 
 
-def query_vector(vector: np.ndarray, dimensions: int) -> torch.Tensor:
+def query_vector(vector: np.ndarray, dimensions: int) -> np.ndarray:
     """A query's own vector as float32[dimensions]; InvalidQuery when it has another shape."""
     if vector.shape != (dimensions,):
         raise InvalidQuery("vector", f"has {vector.size} dimensions, the metric {dimensions}")
-    return torch.from_numpy(np.array(vector, dtype=np.float32))
+    return np.asarray(vector, dtype=np.float32)

@@ -223,15 +223,10 @@ class ParallelSearch:
             return []
         rows, scores = read(lanes.results.rows, done), read(lanes.results.scores, done)
         kept = (rows != NO_ROW) & (read(lanes.result_versions, done) == read(self.index.versions, rows))
+        counted = lanes.evaluations[done].tolist(), lanes.steps[done].tolist()
         answers = [
-            Answer(
-                rows=rows[line][kept[line]],
-                scores=scores[line][kept[line]],
-                evaluations=int(lanes.evaluations[lane]),
-                steps=int(lanes.steps[lane]),
-                stop=stop,
-            )
-            for line, lane in enumerate(done.tolist())
+            Answer(rows=mine[good], scores=values[good], evaluations=evaluations, steps=steps, stop=stop)
+            for mine, values, good, evaluations, steps in zip(rows, scores, kept, *counted, strict=True)
         ]
         lanes.release(done)
         return list(zip(done.tolist(), answers, strict=True))

@@ -42,17 +42,18 @@ class Ours(Peer):
                 "versions": [(rows, np.ones((len(rows), 1), np.int64))],
             }
             self._index.apply(writes, int(rows[-1]) + 1)
+        self._lanes = self.api.ParallelSearch(self._index, self._LANES)
 
     def set(self, setting: float) -> None:
         """How many items each of two rounds scores, the first near by, the second anywhere."""
         self._pairs = int(setting)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Fill lanes with queries as they become free."""
+        """Fill lanes, those of every call as a service has them, with queries as they become free."""
         from engine.query import Query, SearchParams
 
         params = SearchParams(k=k, beam=max(k, self._pairs), width=4, pairs=self._pairs, clusters=1, rounds=2)
-        answers = self.api.search(self._index, [Query(params, vector=query) for query in queries], self._LANES)
+        answers = self.api.answered(self._lanes, [Query(params, vector=query) for query in queries])
         rows = np.full((len(queries), k), -1)
         for row, answer in zip(rows, answers, strict=True):
             row[: len(answer.rows)] = answer.rows

@@ -55,32 +55,31 @@ def score_kernels(
     priors, peaks, around = np.zeros(_TILE, np.float32), np.zeros(_TILE, np.float32), np.empty(_TILE, np.float32)
     for i in range(first, last):
         lane = lanes[i]
-        width = max(PANEL, (users.lengths[lane] + PANEL - 1) // PANEL * PANEL)
-        forward = users.operands[lane, : dimensions * width].reshape((dimensions, width))
+        length = max(1, users.lengths[lane])
+        width = max(PANEL, (length + PANEL - 1) // PANEL * PANEL)
+        forward, biases = users.operands[lane, : dimensions * width].reshape((dimensions, width)), users.biases[lane]
+        own_rows, touched = users.rows[lane, :width], users.touched[lane]
         z = logits[: _TILE * width].reshape((_TILE, width))
         for start in range(0, counts[i], _TILE):
             size = min(_TILE, counts[i] - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for t in range(size):
                 row = rows[i, start + t]
-                priors[t] = state[row, prior]
                 for d in range(dimensions):
                     x[t, d] = state[row, d]
-            multiply(x, forward, users.biases[lane], z, full)
+            multiply(x, forward, biases, z, full)
             for t in range(size):
-                row, peak = rows[i, start + t], priors[t]
-                own_bias = state[row, candidate_bias]
-                for h in range(width):
-                    z[t, h] += own_bias
-                    peak = max(peak, z[t, h])
-                peaks[t] = peak
-                scores[i, start + t] = _score_of_own(z, t, priors[t], users, lane, row, bonus)
+                row = rows[i, start + t]
+                own_bias, priors[t] = state[row, candidate_bias], state[row, prior]
+                peaks[t] = _peak(z, t, own_bias, priors[t])
+                own = _place_of(own_rows, row)
+                scores[i, start + t] = _score_of_own(z, t, priors[t], own, touched[own], bonus) if own >= 0 else np.nan
             _weigh(z, priors, peaks, around)
             for t in range(size):
                 if np.isnan(scores[i, start + t]):
                     scores[i, start + t] = around[t]
             if derive:
-                multiply(z, users.vectors[lane, :width], no_bias, g, full)
+                multiply(z, users.vectors[lane, :length], no_bias, g, full)
                 for t in range(size):
                     _write_tangent(
                         z, t, g, x, around[t], priors[t], state[rows[i, start + t], candidate_bias],
@@ -89,21 +88,39 @@ def score_kernels(
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
-def _score_of_own(z, t, prior, users, lane, row, bonus):
-    """δ of a row of the lane's own history, out of its logits z[t]; NaN for any other row."""
-    own = -1
+def _peak(z, t, own_bias, prior):
+    """Add the row's own bias to its logits z[t]; the largest of them and the prior."""
+    peak = prior
     for h in range(z.shape[1]):
-        if users.rows[lane, h] == row:
-            own = h
-    if own < 0:
-        return np.float32(np.nan)
+        z[t, h] += own_bias
+        peak = max(peak, z[t, h])
+    return peak
+
+
+@njit(nogil=True, cache=True)
+def _place_of(own_rows, row):
+    """Where a row is in the lane's own history, −1 for any other row."""
+    found = 0
+    for h in range(len(own_rows)):  # the sum in one go, since hardly any is
+        found += own_rows[h] == row
+    if found == 0:
+        return -1
+    own = 0
+    while own_rows[own] != row:
+        own += 1
+    return own
+
+
+@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+def _score_of_own(z, t, prior, own, touched, bonus):
+    """δ of the row of the lane's history in place ``own``, out of its logits z[t]."""
     peak = prior
     for h in range(z.shape[1]):
         peak = max(peak, z[t, h] if h != own else prior)
     total = exp(prior - peak)
     for h in range(z.shape[1]):
         total += exp(z[t, h] - peak) if h != own else np.float32(0)
-    return peak + np.log(total) + (bonus if users.touched[lane, own] else np.float32(0))
+    return peak + np.log(total) + (bonus if touched else np.float32(0))
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)

@@ -34,10 +34,12 @@ _RETRY_AFTER_MS = 1_000
 class RequestWorkerConfig:
     """How a request worker works.
 
-    max_waiting: metric evaluations that may wait for a lane before requests are rejected.
+    max_waiting: metric evaluations that may wait for a lane before requests are rejected. device: of torch, where the
+    mirror lies and is searched.
     """
 
     lanes: int = 64
+    device: str = "cpu"
     max_waiting: int = 20_000_000
     default_timeout_ms: int = 10_000
     window: int = 8_192
@@ -85,7 +87,7 @@ class EngineThread:
         self, info: GenerationInfo, model: Model, config: RequestWorkerConfig, reply: Callable[[Reply], None]
     ) -> None:
         self._model, self._config, self._reply = model, config, reply
-        self._mirror = Mirror(info, model)
+        self._mirror = Mirror(info, model, config.device)
         self._scheduler: Scheduler[Ticket] = self._fresh_scheduler()
         self._in_work: dict[Ticket, _InWork] = {}
         self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
@@ -126,7 +128,7 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
-            warm_up(self._model.metric)
+            warm_up(self._model.metric, self._config.device)
             while self._take_inbox():
                 if not self._scheduler.idle:
                     self._step()

@@ -14,16 +14,16 @@ _ROWS = 64
 _DEGREE = 8
 
 
-def warm_up(metric: Metric) -> None:
+def warm_up(metric: Metric, device: torch.device | str = "cpu") -> None:
     """Insert a few items into an index of this metric and search it: half a minute the very first time, then none."""
     rng = np.random.default_rng(0)
-    index = ItemIndex(metric, _DEGREE)
+    index = ItemIndex(metric, _DEGREE, device=device)
     params = GraphParams(candidates=2 * _DEGREE, exact_below=_ROWS // 2)
     for version, start in enumerate(range(0, _ROWS, _ROWS // 4), start=1):
         rows = np.arange(start, start + _ROWS // 4)
         vectors = rng.normal(size=(len(rows), metric.dimensions)).astype(np.float32)
         biases = np.zeros((len(rows), metric.bias_width), np.float32)
-        state = metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
+        state = metric.encode_items(torch.from_numpy(vectors).to(device), torch.from_numpy(biases).to(device))
         change = plan_insert(index, rows, metric.item_vectors(state), params)
         writes = {
             "vectors": [(rows, vectors)],

@@ -8,6 +8,7 @@ Flags win over the environment (``HOPSTREAM_SEARCH__BEAM=128``), that over ``hop
 a setting that silently does nothing is worse than none.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -59,6 +60,12 @@ def _no_address(options: dict[str, str]) -> dict[str, str]:
         if name in options:
             raise ValueError(f"{name} has a place of its own: kafka.bootstrap_servers")
     return options
+
+
+def _device(name: str) -> str:
+    if re.fullmatch(r"cpu|cuda(:\d{1,2})?", name) is None:
+        raise ValueError("must be `cpu`, `cuda`, or `cuda:` and the number of a GPU")
+    return name
 
 
 _Count = Annotated[int, BeforeValidator(_no_flag), Field(ge=1)]
@@ -123,12 +130,14 @@ class WorkerSettings(_Section):
 
     lanes: queries that run at the same time.
     threads: of the processor, for the search.
+    device: where the search runs; `cpu`, `cuda`, or `cuda:1` for the second GPU, which wants hundreds of lanes.
     window: records taken from a partition and not yet answered.
     default_timeout_ms: milliseconds, at most an hour, for requests that do not bring a time-out.
     """
 
     lanes: _Count = 64
     threads: _Count = 1
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
     window: _Count = 8192
     default_timeout_ms: Annotated[_Count, Field(le=3_600_000)] = 10_000
 

@@ -16,6 +16,7 @@ import torch
 
 import hopstream
 from consumers import metrics
+from hopstream.errors import SettingsError
 from hopstream.serving.health import HealthEndpoint
 from hopstream.serving.probes import KafkaProbe, StoreProbe
 from hopstream.serving.service import Service
@@ -26,7 +27,11 @@ __all__ = ["serve"]
 
 
 def serve(settings: Settings, role: str, *, until_stdin_closes: bool) -> None:
-    """Run the workers of a role (`requests`, `updates`, `all`) until SIGTERM, SIGINT or one of them fails."""
+    """Run the workers of a role (`requests`, `updates`, `all`) until SIGTERM, SIGINT or one of them fails.
+
+    Raises `SettingsError` for a device that is not there.
+    """
+    _require_device(settings.worker.device)
     torch.set_num_threads(settings.worker.threads)
     metrics.BUILD.info({"version": hopstream.__version__})
     kafka = KafkaProbe(settings.kafka, topics_of(role, settings.index.name))
@@ -37,6 +42,14 @@ def serve(settings: Settings, role: str, *, until_stdin_closes: bool) -> None:
         threading.Thread(target=_wait_for_stdin, args=(service.stop,), daemon=True).start()
     with store, HealthEndpoint(settings.http, service.health):
         service.run()
+
+
+def _require_device(name: str) -> None:
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        problem = f"{name}: torch {torch.__version__} sees {count} GPUs; `cpu` needs none"
+        raise SettingsError("worker.device", problem, "")
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:

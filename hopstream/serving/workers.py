@@ -30,6 +30,7 @@ def _requests(settings: Settings, server: Server, info: GenerationInfo) -> Worke
     worker, kafka = settings.worker, settings.kafka
     config = RequestWorkerConfig(
         lanes=worker.lanes,
+        device=worker.device,
         window=worker.window,
         default_timeout_ms=worker.default_timeout_ms,
         search=SearchDefaults(**settings.search.model_dump()),

@@ -205,3 +205,12 @@ def test_a_store_that_may_forget_ends_the_process() -> None:
         assert served.process.wait(60) == 1
         assert "set `maxmemory-policy noeviction`" in served.process.output
         assert "Traceback" not in served.process.output
+
+
+def test_a_gpu_that_is_not_there_ends_the_process() -> None:
+    """An error that names the setting, how many there are, and what to set instead."""
+    with Process(["-m", "hopstream", "serve", "requests"], {"HOPSTREAM_WORKER__DEVICE": "cuda:99"}) as process:
+        assert process.wait(60) == 1
+        assert "worker.device: cuda:99: torch" in process.output
+        assert "`cpu` needs none" in process.output
+        assert "Traceback" not in process.output

@@ -121,6 +121,7 @@ def test_a_wrong_value_names_field_problem_and_origin(monkeypatch: pytest.Monkey
         ("[graph]\nalpha = nan", "graph.alpha"),
         ("[graph]\nalpha = 0.5", "graph.alpha"),
         ("[worker]\ndefault_timeout_ms = 3600001", "worker.default_timeout_ms"),
+        ('[worker]\ndevice = "gpu"', "worker.device"),
         ('[kafka]\nbootstrap_servers = ""', "kafka.bootstrap_servers"),
         ('[kafka.options]\n"bootstrap.servers" = "x"', "kafka.options"),
         ('[redis]\nurl = "http://x"', "redis.url"),

@@ -222,7 +222,7 @@ class ParallelSearch:
         return chosen[spent], chosen[done & ~spent]
 
     def _barren(self, chosen: np.ndarray) -> np.ndarray:
-        """bool[n]: which lanes have nothing left to look around. Asked on a CPU: a GPU makes the round before it says."""
+        """bool[n]: which lanes have nothing left to look around; asked on a CPU only, a GPU would have to wait."""
         lanes = self.lanes
         if self._rounds is not compiled:
             return np.zeros(len(chosen), dtype=bool)

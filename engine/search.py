@@ -127,12 +127,12 @@ class ParallelSearch:
         """The lanes that make this hop, int64[n]: all, but after a scan those that look far wait once for the others.
 
         A scan costs much the same for one lane as for many; lanes that waited once look far together from then on.
-        Where most look far already, they do not wait for the few.
+        Where a third looks far already, waiting would make steps uneven and save little.
         """
         running = np.flatnonzero(self.lanes.running)
         far = self.lanes.stages[running] == FAR
-        several = np.count_nonzero(far)
-        self._scanned = several > 0 and (not self._scanned or 2 * several >= len(far))
+        several = int(np.count_nonzero(far))
+        self._scanned = several > 0 and (not self._scanned or 3 * several >= len(far))
         return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -183,11 +183,18 @@ class Lanes:
 
     def _reserve(self, beam: int, k: int, scored: int) -> None:
         """Widen the columns for what comes."""
+        scored = min(scored, MOST_SLOTS) + 1
+        if (
+            beam <= self.unexpanded.shape[1]
+            and k <= self.result_versions.shape[1]
+            and scored <= min(self.scored.shape[1], self.tangents.shape[1])
+        ):
+            return
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
         self.result_versions = _widened(self.result_versions, k)
         # What did not find a place in the narrower column is not in the wider one either.
         self._whole |= self.evaluations > self.scored.shape[1]
-        self.scored = _widened(self.scored, min(scored, MOST_SLOTS) + 1)
+        self.scored = _widened(self.scored, scored)
         missing = self.scored.shape[1] - self.tangents.shape[1]
         if missing > 0:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
@@ -211,7 +218,10 @@ class Lanes:
         if not self._remember:
             write(self.marks, lanes, 0)
             return
-        over_lanes(wipe, len(lanes), lanes, self._whole, self.columns)
+        if self._whole[lanes].any():
+            over_lanes(wipe, len(lanes), lanes, self._whole, self.columns)
+        else:  # a few marks are gone before another thread is awake
+            wipe(0, len(lanes), lanes, self._whole, self.columns)
         for lane in lanes.tolist():
             if len(self._excluded[lane]):
                 write(self.marks[lane], self._excluded[lane], 0)

@@ -19,7 +19,7 @@ from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
 from engine.kernels.threads import each_on_its_thread
-from engine.lanes import FAR, FILL, NEAR, NO_ROW, SEEDS, Lanes
+from engine.lanes import FAR, FILL, NEAR, NO_ROW, NO_SLOT, SEEDS, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.rounds import Rounds
 
@@ -123,13 +123,15 @@ class ParallelSearch:
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
     def _moving(self) -> np.ndarray:
-        """The lanes that make this hop, int64[n]: all, but those that look far wait for every second one.
+        """The lanes that make this hop, int64[n]: all, but after a scan those that look far wait once for the others.
 
         A scan costs much the same for one lane as for many; lanes that waited once look far together from then on.
+        Where a third looks far already, waiting would make steps uneven and save little.
         """
         running = np.flatnonzero(self.lanes.running)
         far = self.lanes.stages[running] == FAR
-        self._scanned = bool(far.any()) and (not self._scanned or bool(far.all()))
+        several = int(np.count_nonzero(far))
+        self._scanned = several > 0 and (not self._scanned or 3 * several >= len(far))
         return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,9 +205,13 @@ class ParallelSearch:
             lanes.pending[lane] = lanes.pending[lane][GIVEN_ROWS:]
             lanes.waiting[lane] = len(lanes.pending[lane]) > 0
         waiting, walks = lanes.waiting[chosen], lanes.walks[chosen]
+        following = np.where(stages == SEEDS, lanes.next_stages[chosen], np.where(stages == NEAR, FAR, NEAR))
+        barren = walks & ~waiting & (following == NEAR) & self._barren(chosen)
+        # A round near of nothing would change nothing: it counts as made.
+        lanes.rounds[chosen] -= barren
+        lanes.quiet[chosen] += barren
+        following[barren] = FAR
         again = walks & ~waiting & (lanes.rounds[chosen] > 0) & (lanes.quiet[chosen] < QUIET_ROUNDS)
-        turned = np.where(stages == NEAR, FAR, NEAR)
-        following = np.where(stages == SEEDS, lanes.next_stages[chosen], turned)
         lanes.stages[chosen] = np.where(waiting, SEEDS, np.where(again, following, FILL))
         spent = lanes.evaluations[chosen] >= lanes.budgets[chosen]
         filling = walks & ~waiting & ~again
@@ -213,6 +219,15 @@ class ParallelSearch:
         done[filling] |= lanes.beam.full(chosen[filling]) & lanes.results.full(chosen[filling])
         done |= ~walks & ~waiting
         return chosen[spent], chosen[done & ~spent]
+
+    def _barren(self, chosen: np.ndarray) -> np.ndarray:
+        """bool[n]: which lanes have nothing left to look around; asked on a CPU only, a GPU would have to wait."""
+        lanes = self.lanes
+        if self._rounds is not compiled:
+            return np.zeros(len(chosen), dtype=bool)
+        left = read(lanes.unexpanded, chosen) & (read(lanes.slots, chosen) != NO_SLOT)
+        barren: np.ndarray = ~(left & (read(lanes.beam.rows, chosen) != NO_ROW)).any(axis=1)
+        return barren
 
     # -- retirement ------------------------------------------------------------------------------------------------
 

@@ -122,18 +122,18 @@ def make_centres(first, last, chosen, rounds, scales, lanes, room, centres, owne
 
 
 @njit(nogil=True, cache=True)
-def choose_far(first, last, chosen, lines, items, lanes, room, owners, found, sizes, table, counts):
-    """Of what each lane's centres found, int32[≥ n · room, keep], an equal share from each, every row once."""
+def choose_far(first, last, chosen, lines, items, lanes, ends, found, sizes, table, counts):
+    """Of what each lane's centres found, int32[≥ ends[−1], keep], an equal share from each, every row once.
+
+    The centres of lane i end before ends[i], where those of the next begin.
+    """
     for i in range(first, last):
-        lane, line, centres = chosen[i], lines[i], 0
+        lane, line, taken = chosen[i], lines[i], 0
         wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
-        while centres < room and owners[room * i + centres] >= 0:
-            centres += 1
-        taken = 0
-        for c in range(centres):
-            share = taken + (wanted - taken) // (centres - c)
-            for place in range(sizes[room * i + c]):
+        for c in range(ends[i - 1] if i > 0 else 0, ends[i]):
+            share = taken + (wanted - taken) // (ends[i] - c)
+            for place in range(sizes[c]):
                 if taken >= share:
                     break
-                taken = _offer_unvisited(items, lanes, lane, found[room * i + c, place], table, line, taken)
+                taken = _offer_unvisited(items, lanes, lane, found[c, place], table, line, taken)
         counts[line] = taken

@@ -46,14 +46,20 @@ def choose_far(
     """See `engine.rounds.choose_far`: from bytes, each block of rows read once for all lanes of a core."""
     sketch, columns = _sketch(index), lanes.columns
     room = int(lanes.clusters[chosen].max())
-    places = padded(len(chosen) * room, CENTRES)
-    centres, owners = np.zeros((places, 4 * sketch.groups.shape[1]), np.int8), np.full(places, -1)
+    centres = np.zeros((len(chosen) * room, 4 * sketch.groups.shape[1]), np.int8)
+    owners = np.full(len(centres), -1)
     over_lanes(
         rounds.make_centres, len(chosen), chosen, CLUSTER_ROUNDS, sketch.scales, columns, room, centres, owners
     )  # fmt: skip
-    keeps = np.ones(places, np.int64)
-    keeps[: len(chosen) * room] = np.repeat(EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen]), room)
-    most = _ROOM * int(keeps.max())
+    # A lane whose gradients agree has few centres: they stand close together, and no scan is made for gaps.
+    made = np.flatnonzero(owners >= 0)
+    several = np.bincount(made // room, minlength=len(chosen))
+    ends = np.cumsum(several)
+    places = padded(len(made), CENTRES)
+    centres, owners = _padded(centres[made], places, 0), _padded(owners[made], places, -1)
+    shares = -(-lanes.pairs[chosen] // np.maximum(several, 1)) * np.where(several > 1, EXTRA_FOUND, 1)
+    keeps = _padded(np.repeat(shares, several), places, 1)
+    most = _ROOM * int(keeps.max(initial=1))
     products, found, sizes = (
         np.empty((places, most), np.int32),
         np.empty((places, most), np.int32),
@@ -69,8 +75,8 @@ def choose_far(
 
     over_lanes(scan_part, places // CENTRES)
     over_lanes(
-        rounds.choose_far, len(chosen), chosen, lines, _items(index), columns, room, owners, found, sizes,
-        table.numpy(), counts.numpy(),
+        rounds.choose_far, len(chosen), chosen, lines, _items(index), columns, ends, found, sizes, table.numpy(),
+        counts.numpy(),
     )  # fmt: skip
 
 
@@ -86,6 +92,13 @@ def merge(
         tangents.numpy() if tangents is not None else _NO_TANGENTS, entered,
     )  # fmt: skip
     return torch.from_numpy(entered)
+
+
+def _padded(column: np.ndarray, length: int, filling: int) -> np.ndarray:
+    """A column that is at least so long, with a filling behind its end."""
+    longer = np.full((length, *column.shape[1:]), filling, column.dtype)
+    longer[: len(column)] = column
+    return longer
 
 
 def _items(index: ItemIndex) -> ItemColumns:

@@ -84,12 +84,13 @@ def choose_far(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """The unmarked rows that clusters of the beam's gradients point at, an equal share for each."""
-    shares = EXTRA_FOUND * -(-lanes.pairs[chosen] // lanes.clusters[chosen])
-    mine, pairs, clusters, keeps = moved(index.device, chosen, lanes.pairs[chosen], lanes.clusters[chosen], shares)
+    mine, pairs, clusters = moved(index.device, chosen, lanes.pairs[chosen], lanes.clusters[chosen])
     known = _derived(lanes, mine)
     slopes = lanes.tangents[mine[:, None], lanes.slots[mine]][:, :, :-1].masked_fill(~known[:, :, None], 0)
     centres, made = clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
-    found = farthest(index, lanes.marks, mine, centres, int(shares.max()))
+    several = made.sum(dim=1).clamp(min=1)
+    keeps = -(-pairs // several) * torch.where(several > 1, EXTRA_FOUND, 1)
+    found = farthest(index, lanes.marks, mine, centres, EXTRA_FOUND * -(-int(lanes.pairs[chosen].max()) // EXTRA_FOUND))
     found = found.masked_fill(~made[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
     # By turns: the first of every centre, then the second of every centre.
     candidates = found.transpose(1, 2).flatten(1)

@@ -30,6 +30,7 @@ FEWEST_QUERIES = 64
 SETTINGS = (
     SearchParams(k=K, beam=50, rounds=2, clusters=4, pairs=80, width=8),
     SearchParams(k=K, beam=50, rounds=3, clusters=3, pairs=60, width=24),
+    SearchParams(k=K, beam=50, rounds=4, clusters=4, pairs=60, width=24),
 )
 WANTED_RECALL = 0.95
 

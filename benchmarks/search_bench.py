@@ -127,7 +127,8 @@ class Bench:
         """
         metric, state = self.index.metric, self.index.state
         metric.encode_users(queries, state, self._users, lanes)
-        scores = metric.score(state, torch.from_numpy(rows), self._users, torch.from_numpy(lanes)).numpy()
+        pairs, who = (torch.from_numpy(array).to(state.device) for array in (rows, lanes))
+        scores = metric.score(state, pairs, self._users, who).cpu().numpy()
         if rows.shape[1] <= K:
             return rows
         best: np.ndarray = np.take_along_axis(rows, np.argpartition(scores, -K, axis=1)[:, -K:], axis=1)

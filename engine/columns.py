@@ -4,6 +4,8 @@ On a CPU not through torch: what it shares out over threads, however small, wait
 milliseconds and take a core from whoever works.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -26,6 +28,13 @@ def read(column: torch.Tensor, *where: np.ndarray) -> np.ndarray:
     on_host = column.device.type == "cpu"
     values: np.ndarray = column.numpy()[where] if on_host else column[_on(column.device, where)].cpu().numpy()
     return values
+
+
+def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """``column[rows]`` for each of several rows int64[n], copies on the host: from a device all in one transfer."""
+    if column.device.type == "cpu":
+        return [column.numpy()[rows] for rows in several]
+    return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
 
 
 def write(column: torch.Tensor, where: np.ndarray, values: np.ndarray | float) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine import tiles
-from engine.columns import read, write
+from engine.columns import read_each, write
 from engine.errors import InvalidColumns, InvalidQuery
 from engine.kernels.scoring import score_vectors
 from engine.kernels.threads import over_lanes
@@ -89,8 +89,7 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        every = read(state, np.concatenate([query.history_rows for query in queries]))
-        own = np.split(every, np.cumsum([len(query.history_rows) for query in queries])[:-1])
+        own = read_each(state, [query.history_rows for query in queries])
         vectors = [self._user_vector(query, items) for query, items in zip(queries, own, strict=True)]
         write(users[0], lanes, np.stack(vectors))
 

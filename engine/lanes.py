@@ -7,10 +7,11 @@ from operator import attrgetter
 import numpy as np
 import torch
 
-from engine.columns import moved, read, write
+from engine.columns import moved, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
+from engine.kernels.stages import FAR, NEAR, SEEDS, Progress
 from engine.kernels.threads import over_lanes
 from engine.query import Query
 
@@ -18,9 +19,6 @@ NO_ROW = -1
 NO_SLOT = -1
 MOST_SLOTS = 1_024
 """Tangents that a lane keeps at most: those of the first rows that it scores."""
-
-SEEDS, NEAR, FAR, FILL = range(4)
-"""What a lane does in its next step: score what it was given, a round near or far, or walk on to fill its lists."""
 
 _PARAMS = attrgetter("k", "beam", "width", "pairs", "clusters", "rounds", "budget")
 
@@ -64,10 +62,10 @@ class Ranking:
         self.rows[chosen, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
         return places
 
-    def full(self, lanes: np.ndarray) -> np.ndarray:
+    def full(self, lanes: np.ndarray) -> torch.Tensor:
         """bool[n]: which of the lanes int64[n] have no empty place."""
-        filled: np.ndarray = read(self.rows, lanes, self.sizes[lanes] - 1) != NO_ROW
-        return filled
+        chosen, last = moved(self.rows.device, lanes, self.sizes[lanes] - 1)
+        return self.rows[chosen, last] != NO_ROW
 
 
 class Lanes:
@@ -105,6 +103,10 @@ class Lanes:
         # Lanes in which other rows than those scored may be marked.
         self._whole = np.zeros(count, dtype=bool)
         self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
+        self.progress = Progress(
+            *(self.walks, self.waiting, self.stages, self.next_stages, self.steps, self.rounds, self.quiet),
+            *(self.evaluations, self.budgets),
+        )
         self._columns: LaneColumns | None = None
 
     @property

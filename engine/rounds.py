@@ -19,6 +19,7 @@ from engine.columns import moved
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
+from engine.kernels.stages import BARREN, ENTERED, FULL
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
 
 EXTRA_FOUND = 2
@@ -130,7 +131,8 @@ def merge(
 ) -> torch.Tensor:  # fmt: skip
     """Merge the rows of the table int64[n, p] with scores float32[n, p] into lanes int64[n].
 
-    tangents: float32[n, p, S + 1], where they are to be kept. Returns bool[n], whether a lane's results changed.
+    tangents: float32[n, p, S + 1], where they are to be kept. Returns what this did to each lane, uint8[n]: bits of
+    `engine.kernels.stages`.
     """
     mine, first = moved(index.device, chosen, lanes.evaluations[chosen])
     rows = table.masked_fill(_places(table) >= counts[:, None], NO_ROW)
@@ -143,7 +145,10 @@ def merge(
         lanes.tangents[mine[:, None], slots.clamp(max=last)] = tangents
         slots = slots.masked_fill((rows == NO_ROW) | (slots >= last), NO_SLOT)
     _into_beam(lanes, chosen, rows, scores, slots)
-    return _into_results(index, lanes, chosen, rows, scores)
+    entered = _into_results(index, lanes, chosen, rows, scores)
+    full = lanes.beam.full(chosen) & lanes.results.full(chosen)
+    barren = ~(lanes.unexpanded[mine] & _derived(lanes, mine)).any(dim=1)
+    return (entered * ENTERED + full * FULL + barren * BARREN).to(torch.uint8)
 
 
 def _into_beam(lanes: Lanes, chosen: np.ndarray, rows: torch.Tensor, scores: torch.Tensor, slots: torch.Tensor) -> None:

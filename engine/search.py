@@ -18,8 +18,9 @@ from engine.columns import back, read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
+from engine.kernels.stages import CONVERGED, FAR, FILL, NEAR, SEEDS, SPENT, advance
 from engine.kernels.threads import each_on_its_thread
-from engine.lanes import FAR, FILL, NEAR, NO_ROW, NO_SLOT, SEEDS, Lanes
+from engine.lanes import NO_ROW, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.rounds import Rounds
 
@@ -84,8 +85,7 @@ class ParallelSearch:
         if len(running) == 0:
             return expired
         lanes.fit(self.index)
-        counts, entered = self._hop(running)
-        spent, converged = self._advance(running, counts, entered)
+        spent, converged = self._advance(running, *self._hop(running))
         return expired + self._retire(spent, Stop.BUDGET) + self._retire(converged, Stop.CONVERGED)
 
     def cancel(self, lane: int) -> None:
@@ -135,11 +135,11 @@ class ParallelSearch:
         return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Choose, score and merge for lanes int64[n]: how many pairs, int64[n], and whether results changed, bool[n].
+        """Choose, score and merge for lanes int64[n]: how many pairs, int64[n], and what that did, uint8[n].
 
         On a CPU each thread takes its lanes through all of it: they wait for each other once a step.
         """
-        counts, entered = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=bool)
+        counts, done = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=np.uint8)
         enough = max(1, len(running) // LANES_A_THREAD)
         parts = min(torch.get_num_threads(), enough) if self._rounds is compiled else 1
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
@@ -149,12 +149,11 @@ class ParallelSearch:
             # First those whose tangents a later round will want.
             mine = np.concatenate([mine[later[mine]], mine[~later[mine]]])
             table, scored = self._candidates(running[mine])
-            changed = self._score(running[mine], int(later[mine].sum()), table, scored)
-            counts[mine], entered[mine] = back(scored, changed)
+            did = self._score(running[mine], int(later[mine].sum()), table, scored)
+            counts[mine], done[mine] = back(scored, did)
 
         each_on_its_thread(hop, parts)
-        self.lanes.evaluations[running] += counts
-        return counts, entered
+        return counts, done
 
     def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """What each lane scores next: rows int64[n, p], of line i the first counts[i], int64[n], −1 behind them."""
@@ -180,9 +179,9 @@ class ParallelSearch:
         return table, counts
 
     def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: bool[n], what it changed."""
+        """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: uint8[n], what that did."""
         index, lanes = self.index, self.lanes
-        entered = torch.zeros(len(chosen), dtype=torch.bool, device=index.device)
+        done = torch.zeros(len(chosen), dtype=torch.uint8, device=index.device)
         for part, derive in ((slice(0, derived), True), (slice(derived, None), False)):
             rows = table[part]
             if rows.numel() == 0:
@@ -192,42 +191,17 @@ class ParallelSearch:
                 scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
             else:
                 scores, tangents = index.metric.score(index.state, rows, lanes.users, mine), None
-            entered[part] = self._rounds.merge(index, lanes, chosen[part], rows, counts[part], scores, tangents)
-        return entered
+            done[part] = self._rounds.merge(index, lanes, chosen[part], rows, counts[part], scores, tangents)
+        return done
 
-    def _advance(self, chosen: np.ndarray, counts: np.ndarray, entered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _advance(self, chosen: np.ndarray, counts: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Set what every lane does next; returns those that spent their budgets and those that have converged."""
-        lanes, stages = self.lanes, self.lanes.stages[chosen]
-        lanes.steps[chosen] += 1
-        lanes.quiet[chosen] = np.where(entered, 0, lanes.quiet[chosen] + 1)
-        lanes.rounds[chosen] -= (stages == NEAR) | (stages == FAR)
-        for lane in chosen[stages == SEEDS].tolist():
+        lanes = self.lanes
+        for lane in chosen[lanes.stages[chosen] == SEEDS].tolist():
             lanes.pending[lane] = lanes.pending[lane][GIVEN_ROWS:]
             lanes.waiting[lane] = len(lanes.pending[lane]) > 0
-        waiting, walks = lanes.waiting[chosen], lanes.walks[chosen]
-        following = np.where(stages == SEEDS, lanes.next_stages[chosen], np.where(stages == NEAR, FAR, NEAR))
-        barren = walks & ~waiting & (following == NEAR) & self._barren(chosen)
-        # A round near of nothing would change nothing: it counts as made.
-        lanes.rounds[chosen] -= barren
-        lanes.quiet[chosen] += barren
-        following[barren] = FAR
-        again = walks & ~waiting & (lanes.rounds[chosen] > 0) & (lanes.quiet[chosen] < QUIET_ROUNDS)
-        lanes.stages[chosen] = np.where(waiting, SEEDS, np.where(again, following, FILL))
-        spent = lanes.evaluations[chosen] >= lanes.budgets[chosen]
-        filling = walks & ~waiting & ~again
-        done = filling & (stages == FILL) & (counts == 0)
-        done[filling] |= lanes.beam.full(chosen[filling]) & lanes.results.full(chosen[filling])
-        done |= ~walks & ~waiting
-        return chosen[spent], chosen[done & ~spent]
-
-    def _barren(self, chosen: np.ndarray) -> np.ndarray:
-        """bool[n]: which lanes have nothing left to look around; asked on a CPU only, a GPU would have to wait."""
-        lanes = self.lanes
-        if self._rounds is not compiled:
-            return np.zeros(len(chosen), dtype=bool)
-        left = read(lanes.unexpanded, chosen) & (read(lanes.slots, chosen) != NO_SLOT)
-        barren: np.ndarray = ~(left & (read(lanes.beam.rows, chosen) != NO_ROW)).any(axis=1)
-        return barren
+        standing = advance(chosen, counts, done, lanes.progress, QUIET_ROUNDS)
+        return chosen[standing == SPENT], chosen[standing == CONVERGED]
 
     # -- retirement ------------------------------------------------------------------------------------------------
 

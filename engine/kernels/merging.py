@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 
 from engine.kernels.memory import prefetch
+from engine.kernels.stages import BARREN, ENTERED, FULL
 
 VISITED, BARRED = 1, 2
 """Bits of a mark: the row was scored, it may not be returned."""
@@ -57,12 +58,12 @@ def visit(lanes, lane, row, slot):
 
 
 @njit(nogil=True, cache=True)
-def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, entered):
+def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, done):
     """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
     Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results, nor
     are those whose group has enough better ones. tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as
-    far as there are any. entered: bool[n], whether a lane's results changed.
+    far as there are any. done: uint8[n] is filled with what this did to each lane.
     """
     order = np.empty(_BLOCK, np.int64)
     source = np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64)
@@ -72,11 +73,23 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, en
         for start in range(0, counts[i], _BLOCK):
             stop = min(counts[i], start + _BLOCK)
             _into_beam(lanes, lane, table, scores, i, start, stop, order, source, len(tangents) > 0)
-            entered[i] |= _into_results(
-                items, lanes, lane, table, scores, i, start, stop, order, source, groups, times
-            )  # fmt: skip
+            if _into_results(items, lanes, lane, table, scores, i, start, stop, order, source, groups, times):
+                done[i] |= ENTERED
         if len(tangents) > 0:
             _keep_tangents(lanes, lane, counts[i], tangents, i)
+        last, last_result = lanes.beam_sizes[lane] - 1, lanes.result_sizes[lane] - 1
+        if lanes.beam_rows[lane, last] >= 0 and lanes.result_rows[lane, last_result] >= 0:
+            done[i] |= FULL
+        if _is_barren(lanes, lane):
+            done[i] |= BARREN
+
+
+@njit(nogil=True, cache=True)
+def _is_barren(lanes, lane):
+    for place in range(lanes.beam_sizes[lane]):
+        if lanes.unexpanded[lane, place] and lanes.slots[lane, place] >= 0 and lanes.beam_rows[lane, place] >= 0:
+            return False
+    return True
 
 
 @njit(nogil=True, cache=True)

@@ -86,12 +86,12 @@ def merge(
 ) -> torch.Tensor:  # fmt: skip
     """See `engine.rounds.merge`."""
     columns = lanes.columns
-    entered = np.zeros(len(chosen), dtype=bool)
+    done = np.zeros(len(chosen), dtype=np.uint8)
     over_lanes(
         merging.merge, len(chosen), chosen, _items(index), columns, table.numpy(), counts.numpy(), scores.numpy(),
-        tangents.numpy() if tangents is not None else _NO_TANGENTS, entered,
+        tangents.numpy() if tangents is not None else _NO_TANGENTS, done,
     )  # fmt: skip
-    return torch.from_numpy(entered)
+    return torch.from_numpy(done)
 
 
 def _padded(column: np.ndarray, length: int, filling: int) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""What a lane does in each of its steps, one after the other, and when it is done."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+SEEDS, NEAR, FAR, FILL = range(4)
+"""What a lane does in its next step: score what it was given, a round near or far, or walk on to fill its lists."""
+
+ENTERED, FULL, BARREN = 1, 2, 4
+"""Bits of what a step did to a lane: its results changed; its beam and its results have no empty place; none of its
+beam's entries with a tangent has neighbours to look at."""
+
+RUNNING, SPENT, CONVERGED = range(3)
+"""How a lane stands after a step: it goes on, its budget is spent, or nothing is left to do."""
+
+
+class Progress(NamedTuple):
+    """The columns of `engine.lanes.Lanes` that decide what a lane does next; on the host, whatever the device."""
+
+    walks: np.ndarray
+    waiting: np.ndarray
+    stages: np.ndarray
+    next_stages: np.ndarray
+    steps: np.ndarray
+    rounds: np.ndarray
+    quiet: np.ndarray
+    evaluations: np.ndarray
+    budgets: np.ndarray
+
+
+@njit(nogil=True, cache=True)
+def advance(chosen, counts, done, progress, quiet_rounds):
+    """Set what lanes int64[n] do next, and count what they did; returns how each stands, uint8[n].
+
+    counts: int64[n], the pairs that each has scored in this step; done: uint8[n], what that did. A lane ends its rounds
+    after ``quiet_rounds`` that brought nothing.
+    """
+    standing = np.full(len(chosen), RUNNING, np.uint8)
+    for i in range(len(chosen)):
+        lane = chosen[i]
+        stage = progress.stages[lane]
+        progress.steps[lane] += 1
+        progress.evaluations[lane] += counts[i]
+        progress.quiet[lane] = 0 if done[i] & ENTERED else progress.quiet[lane] + 1
+        progress.rounds[lane] -= stage in (NEAR, FAR)
+        following = _following(lane, stage, done[i], progress, quiet_rounds)
+        progress.stages[lane] = following
+        if progress.evaluations[lane] >= progress.budgets[lane]:
+            standing[i] = SPENT
+        elif following == FILL:
+            unfilled = not done[i] & FULL and (stage != FILL or counts[i] > 0)
+            standing[i] = RUNNING if unfilled and progress.walks[lane] else CONVERGED
+    return standing
+
+
+@njit(nogil=True, cache=True)
+def _following(lane, stage, done, progress, quiet_rounds):
+    if progress.waiting[lane]:
+        return SEEDS
+    if not progress.walks[lane]:
+        return FILL
+    following = FAR if stage == NEAR else NEAR
+    if stage == SEEDS:
+        following = progress.next_stages[lane]
+    if following == NEAR and done & BARREN:
+        # A round near of nothing would change nothing: it counts as made.
+        progress.rounds[lane] -= 1
+        progress.quiet[lane] += 1
+        following = FAR
+    return following if progress.rounds[lane] > 0 and progress.quiet[lane] < quiet_rounds else FILL

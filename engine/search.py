@@ -34,8 +34,10 @@ GIVEN_ROWS = 1_024
 """Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
 scores ten thousand does not keep the others waiting for all of them."""
 
-LANES_A_THREAD = 4
-"""With fewer lanes a thread that is woken for them costs more than it does for them."""
+THREAD_SECONDS = 0.0013
+"""A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
+
+_SMOOTHING = 0.1
 
 ENOUGH_SEEDS = 4
 """A history of so many items is enough to start from, beside the best by prior; a shorter one gets all seeds."""
@@ -49,6 +51,7 @@ class ParallelSearch:
         self.lanes = Lanes(lanes, index)
         self._rounds: Rounds = plain if index.sketch is None else compiled
         self._scanned = False
+        self._lane_seconds = 0.0
 
     def admit(self, queries: Sequence[Query]) -> list[int]:
         """Put queries into free lanes; returns the lane of each.
@@ -140,8 +143,7 @@ class ParallelSearch:
         On a CPU each thread takes its lanes through all of it: they wait for each other once a step.
         """
         counts, done = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=np.uint8)
-        enough = max(1, len(running) // LANES_A_THREAD)
-        parts = min(torch.get_num_threads(), enough) if self._rounds is compiled else 1
+        parts = self._threads(len(running))
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
 
         def hop(part: int) -> None:
@@ -152,8 +154,17 @@ class ParallelSearch:
             did = self._score(running[mine], int(later[mine].sum()), table, scored)
             counts[mine], done[mine] = back(scored, did)
 
+        began = time.perf_counter()
         each_on_its_thread(hop, parts)
+        seconds = (time.perf_counter() - began) * parts / len(running)
+        self._lane_seconds += _SMOOTHING * (seconds - self._lane_seconds)
         return counts, done
+
+    def _threads(self, lanes: int) -> int:
+        """On how many threads so many lanes make a hop, by how long a lane took lately."""
+        if self._rounds is not compiled:
+            return 1
+        return max(1, min(torch.get_num_threads(), lanes, int(lanes * self._lane_seconds / THREAD_SECONDS)))
 
     def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """What each lane scores next: rows int64[n, p], of line i the first counts[i], int64[n], −1 behind them."""

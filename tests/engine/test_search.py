@@ -64,6 +64,16 @@ def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int
     assert [answer.evaluations for answer in together] == [answer.evaluations for answer in alone]
 
 
+def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads share the lanes of a hop, the bits are those of one."""
+    rng, index = np.random.default_rng(6), INDEXES["mlp"]
+    queries = [random_query(rng, index, SearchParams()) for _ in range(20)]
+    alone = search(index, queries, lanes=7)
+    monkeypatch.setattr("engine.search.THREAD_SECONDS", 1e-12)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert all(map(same, alone, search(index, queries, lanes=7)))
+
+
 @given(st.sampled_from(OTHERS), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_compiled_and_plain_searches_find_the_same(name: str, seed: int) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import challenges
 from benchmarks.contest import described
 from benchmarks.counting import fewest_bytes
+from benchmarks.device_drawing import draw
 from benchmarks.large_catalogue import TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
@@ -128,6 +129,7 @@ def main(
     lanes: Annotated[list[int] | None, typer.Option(help="Numbers of lanes, one option each.")] = None,
     cache: Annotated[Path, typer.Option(help="Where graphs are kept.")] = TEMPORARY,
     json: Annotated[Path | None, typer.Option(help="Write the report there, as one JSON object.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw PREFIX.png and PREFIX.svg.", metavar="PREFIX")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of every setting.")] = 5,
 ) -> None:
     """Measure the engine's search on a GPU."""
@@ -142,6 +144,8 @@ def main(
     report.print()
     if json:
         report.write_json(json)
+    if plot:
+        draw([row for row in report.rows if isinstance(row, LanesRow)], plot, report.title)
 
 
 if __name__ == "__main__":

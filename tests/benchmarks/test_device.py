@@ -6,7 +6,8 @@ import torch
 
 from benchmarks.challenges import Challenge
 from benchmarks.counting import Cost, MetricCosts, fewest_bytes
-from benchmarks.device import Floors, measure, repeated
+from benchmarks.device import Floors, LanesRow, measure, repeated
+from benchmarks.device_drawing import draw
 from benchmarks.reference_metric import HIDDEN, SECOND, ReferenceMetric
 from benchmarks.search_bench import Bench, built
 from engine.metric import InnerProduct
@@ -71,6 +72,17 @@ def test_lanes_are_filled_and_measured(random):
     widest = next(row for row in report.rows[1:] if row.setting == report.rows[0].setting)
     ratio = widest.queries_per_second / report.rows[0].queries_per_second
     assert report.figures["batched_over_one_lane"] == pytest.approx(ratio)
+
+
+def test_lanes_are_drawn(tmp_path):
+    """As two files, whatever else was measured at the most lanes."""
+    rows = [
+        LanesRow(lanes, setting, 0.96, 0.004, 60.0 * lanes, 1e-4 * lanes, 1e-5 * lanes)
+        for lanes, setting in ((1, "narrow"), (128, "narrow"), (128, "wide"))
+    ]
+    paths = draw(rows, tmp_path / "gpu", "a GPU")
+    assert [path.name for path in paths] == ["gpu.png", "gpu.svg"]
+    assert all(path.stat().st_size > 1_000 for path in paths)
 
 
 def test_floors_are_rates():

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-
 if TYPE_CHECKING:
     from benchmarks.device import LanesRow
 

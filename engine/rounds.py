@@ -19,6 +19,7 @@ from engine.columns import moved
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
+from engine.kernels.products import padded
 from engine.kernels.stages import BARREN, ENTERED, FULL
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
 
@@ -91,7 +92,8 @@ def choose_far(
     centres, made = clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
     several = made.sum(dim=1).clamp(min=1)
     keeps = -(-pairs // several) * torch.where(several > 1, EXTRA_FOUND, 1)
-    found = farthest(index, lanes.marks, mine, centres, EXTRA_FOUND * -(-int(lanes.pairs[chosen].max()) // EXTRA_FOUND))
+    # The most are those of two centres, or of one.
+    found = farthest(index, lanes.marks, mine, centres, padded(int(lanes.pairs[chosen].max()), EXTRA_FOUND))
     found = found.masked_fill(~made[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
     # By turns: the first of every centre, then the second of every centre.
     candidates = found.transpose(1, 2).flatten(1)
@@ -192,7 +194,10 @@ def _limit_groups(
     every, values = torch.cat([results.rows[mine], rows], dim=1), torch.cat([results.scores[mine], scores], dim=1)
     by_row = every.argsort(dim=1, stable=True)
     best_first = by_row.gather(1, values.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
-    groups = index.groups[every.gather(1, best_first)].masked_fill(every.gather(1, best_first) == NO_ROW, 0)
+    # Another item may be in an old row by now, of another group: it is no result any more, and counts for nothing.
+    known = torch.cat([lanes.result_versions[mine], index.versions[rows]], dim=1)
+    gone = (every == NO_ROW) | (index.versions[every] != known)
+    groups = index.groups[every].masked_fill(gone, 0).gather(1, best_first)
     together = groups.argsort(dim=1, stable=True)
     ordered, places = groups.gather(1, together), _places(groups).expand_as(groups)
     begins = torch.ones_like(ordered, dtype=torch.bool)

@@ -246,6 +246,25 @@ def test_no_group_has_more_results_than_it_may(name: str, seed: int, per_group: 
     assert found.rows.tolist() == kept[:k] or device_of(name).type != "cpu"
 
 
+@pytest.mark.parametrize("name", ["mlp", "mlp, plain"])
+def test_a_row_with_another_item_takes_no_place_of_a_group(name: str) -> None:
+    """What a lane scored in a row is no result once another item is there: its group has one place more."""
+    index = random_index(METRICS[name](), rows=120)
+    index.groups[: index.rows] = 7
+    query = Query(SearchParams(k=5, beam=120, pairs=8), per_group=2)
+    running = ParallelSearch(index, lanes=1)
+    running.admit([query])
+    running.step()
+    gone = int(running.lanes.results.rows[0, 0])
+    index.apply({"versions": [(np.array([gone]), np.array([[9]]))]}, index.rows)
+    answers: list[tuple[int, Answer]] = []
+    while not answers:
+        answers = running.step()
+    [(_, answer)] = answers
+    assert gone not in answer.rows
+    assert len(answer.rows) == 2
+
+
 def test_a_wide_query_does_not_change_the_others() -> None:
     """A beam as wide as the catalogue beside narrow ones, and before them: their answers keep their bits."""
     index = INDEXES["mlp"]

@@ -92,8 +92,7 @@ class ItemIndex:
         except (IndexError, RuntimeError, ValueError) as error:
             raise InvalidColumns(f"a change does not fit the index: {error}") from error
         if "versions" in writes:
-            best = self._best_by_prior(DEFAULT_SEEDS // 2)
-            self.seeds, self.best = self._choose_seeds(best).cpu().numpy(), best[:BEST_SEEDS].cpu().numpy()
+            self.seeds, self.best = self._choose_seeds()
 
     def matching(self, wanted: Filter) -> np.ndarray:
         """bool[rows]: the live rows whose items the filter lets through."""
@@ -152,23 +151,20 @@ class ItemIndex:
         self.groups = _grown(self.groups, capacity, 0)
         self.state = _grown(self.state, capacity, 0)
 
-    def _best_by_prior(self, count: int) -> torch.Tensor:
-        """The live rows that are best by prior, best first, int64[≤ count]; none where the metric knows no prior."""
-        live, prior = torch.nonzero(self.live[: self.rows])[:, 0], self.metric.prior(self.state)
-        return live[:0] if prior is None else live[torch.topk(prior[live], min(count, len(live))).indices]
-
-    def _choose_seeds(self, best: torch.Tensor) -> torch.Tensor:
-        """The best rows and others, evenly spread over the live ones; int64[≤ DEFAULT_SEEDS].
+    def _choose_seeds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Seeds, half the best rows by prior, half evenly spread over the live rows; and the first of the best.
 
         Never the newest row for its being new: what was just inserted is to be found by walking to it.
         """
-        live = torch.nonzero(self.live[: self.rows])[:, 0]
-        if len(live) <= DEFAULT_SEEDS:
-            return live
-        spread = DEFAULT_SEEDS - len(best)
-        spread_out = live[torch.arange(spread, device=self.device) * len(live) // spread]
-        chosen: torch.Tensor = torch.unique(torch.cat([best, spread_out]))
-        return chosen
+        live, prior = torch.nonzero(self.live[: self.rows])[:, 0], self.metric.prior(self.state)
+        best = live[:0]
+        if prior is not None:
+            best = live[torch.topk(prior[live], min(DEFAULT_SEEDS // 2, len(live))).indices]
+        chosen, spread = live, DEFAULT_SEEDS - len(best)
+        if len(live) > DEFAULT_SEEDS:
+            spread_out = live[torch.arange(spread, device=self.device) * len(live) // spread]
+            chosen = torch.unique(torch.cat([best, spread_out]))
+        return chosen.cpu().numpy(), best[:BEST_SEEDS].cpu().numpy()
 
 
 def _grown(column: torch.Tensor, capacity: int, fill: float) -> torch.Tensor:

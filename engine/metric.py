@@ -122,7 +122,7 @@ class VectorMetric:
 
     def _score_tiles(self, items: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         """float32[tiles, T] of items float32[tiles, T, D] for users float32[tiles, D]."""
-        operand = torch.zeros(len(items), self.dimensions, tiles.operand_length(1), device=items.device)
+        operand = torch.zeros(len(items), self.dimensions, tiles.OPERAND_COLUMNS, device=items.device)
         operand[:, :, 0] = users
         products = torch.bmm(items, operand)[:, :, 0]
         if not self.squared:

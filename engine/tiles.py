@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.errors import InvalidColumns
-
 TILE_ROWS = 64
 """Rows of one tile. Products of 64 rows reach the full rate of a CPU core; a step rarely has fewer per lane."""
 
-_OPERAND_LENGTHS = (8, 16, 32, 64, 128)
+OPERAND_COLUMNS = 8
+"""A product with one vector is made with so many: below it libraries switch to matrix-vector routines, whose bits
+depend on the position of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,3 @@ def cut(rows: torch.Tensor) -> Tiles:
     every = torch.nn.functional.pad(rows, (0, padding), value=-1).reshape(-1, TILE_ROWS)
     line = torch.arange(lines, device=rows.device).repeat_interleave((pairs + padding) // TILE_ROWS)
     return Tiles(every.clamp(min=0), line, every >= 0, rows.shape)
-
-
-def operand_length(needed: int) -> int:
-    """The padded length of a lane's own operand: a product's shape may depend on its lane, never on other lanes.
-
-    The shortest is 8: below it libraries switch to matrix-vector routines, whose bits depend on the position of a row.
-    """
-    for length in _OPERAND_LENGTHS:
-        if needed <= length:
-            return length
-    raise InvalidColumns(f"an operand of {needed} is longer than {_OPERAND_LENGTHS[-1]}")

@@ -56,9 +56,9 @@ def choose_far(
     several = np.bincount(made // room, minlength=len(chosen))
     ends = np.cumsum(several)
     places = padded(len(made), CENTRES)
-    centres, owners = _padded(centres[made], places, 0), _padded(owners[made], places, -1)
+    centres, owners = _lengthened(centres[made], places, 0), _lengthened(owners[made], places, -1)
     shares = -(-lanes.pairs[chosen] // np.maximum(several, 1)) * np.where(several > 1, EXTRA_FOUND, 1)
-    keeps = _padded(np.repeat(shares, several), places, 1)
+    keeps = _lengthened(np.repeat(shares, several), places, 1)
     most = _ROOM * int(keeps.max(initial=1))
     products, found, sizes = (
         np.empty((places, most), np.int32),
@@ -94,7 +94,7 @@ def merge(
     return torch.from_numpy(done)
 
 
-def _padded(column: np.ndarray, length: int, filling: int) -> np.ndarray:
+def _lengthened(column: np.ndarray, length: int, filling: int) -> np.ndarray:
     """A column that is at least so long, with a filling behind its end."""
     longer = np.full((length, *column.shape[1:]), filling, column.dtype)
     longer[: len(column)] = column

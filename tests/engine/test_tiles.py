@@ -1,10 +1,8 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import tiles
-from engine.errors import InvalidColumns
 
 counts_of_lines = st.lists(st.integers(0, 200), min_size=1, max_size=8)
 
@@ -34,16 +32,3 @@ def test_a_tile_holds_one_line(counts: list[int]) -> None:
     named = cut.lines[:, None].expand_as(cut.rows)
     assert torch.equal(cut.rows[cut.real] // 1_000, named[cut.real])
     assert cut.rows.shape[1] == tiles.TILE_ROWS
-
-
-@given(st.integers(0, 128))
-def test_operands_have_few_lengths(needed: int) -> None:
-    """An operand is long enough and never so short that a library changes its routine."""
-    assert tiles.operand_length(needed) >= max(8, needed)
-    assert tiles.operand_length(needed) % 8 == 0
-
-
-def test_an_operand_has_a_longest_length() -> None:
-    """What no lane has room for is refused."""
-    with pytest.raises(InvalidColumns, match="129"):
-        tiles.operand_length(129)

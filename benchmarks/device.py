@@ -22,16 +22,16 @@ from benchmarks.device_drawing import draw
 from benchmarks.large_catalogue import TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
-from benchmarks.search_bench import DEGREE, Bench, K
+from benchmarks.search_bench import DEGREE, Bench, K, asked_for
 from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered
 
 LANES = (1, 128, 512, 1_024, 2_048, 4_096)
 FEWEST_QUERIES = 64
 SETTINGS = (
-    SearchParams(k=K, beam=50, rounds=2, clusters=4, pairs=80, width=8),
-    SearchParams(k=K, beam=50, rounds=3, clusters=3, pairs=60, width=24),
-    SearchParams(k=K, beam=50, rounds=4, clusters=4, pairs=60, width=24),
+    asked_for(2, 4, 80, 8),
+    asked_for(3, 3, 60, 24),
+    asked_for(4, 4, 60, 24),
 )
 WANTED_RECALL = 0.95
 

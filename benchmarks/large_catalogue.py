@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
-from benchmarks.search_bench import Bench, K, built
+from benchmarks.search_bench import Bench, K, asked_for, built
 from benchmarks.search_figures import BYTE, SearchRow, fastest
 from engine.index import ItemIndex
-from engine.query import SearchParams
 
 DEGREE = 32
 TEMPORARY = Path(tempfile.gettempdir())
@@ -24,18 +24,20 @@ QUERIES, TIMES = 64, 8
 """So many queries, whose exact answers are computed, asked so often that they fill the lanes."""
 
 SETTINGS = tuple(
-    SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
-    for rounds, clusters, pairs, width in (
-        (2, 3, 88, 16),
-        (2, 4, 76, 8),
-        (2, 4, 80, 8),
-        (3, 4, 60, 8),
-        (4, 4, 52, 16),
-        (4, 3, 64, 32),
-        (4, 4, 70, 32),
-        (4, 5, 64, 32),
-        (4, 6, 60, 32),
-        (5, 4, 64, 16),
+    starmap(
+        asked_for,
+        (
+            (2, 3, 88, 16),
+            (2, 4, 76, 8),
+            (2, 4, 80, 8),
+            (3, 4, 60, 8),
+            (4, 4, 52, 16),
+            (4, 3, 64, 32),
+            (4, 4, 70, 32),
+            (4, 5, 64, 32),
+            (4, 6, 60, 32),
+            (5, 4, 64, 16),
+        ),
     )
 )
 

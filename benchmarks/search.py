@@ -9,6 +9,7 @@ multiply-adds, those of scans, estimates, gradients and folding too, as a share 
 """
 
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated
 
@@ -24,32 +25,33 @@ from benchmarks.large_catalogue import TEMPORARY, compare
 from benchmarks.learned_peers import NANN_SETTINGS, SL2G_SETTINGS, NannParams
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.report import Report
-from benchmarks.search_bench import K, built
+from benchmarks.search_bench import K, asked_for, built
 from benchmarks.search_figures import EXHAUSTIVE, OURS, RERANKED, SearchRow, fastest, figures
 from benchmarks.search_methods import Peers
 from engine.errors import ArtifactError
-from engine.query import SearchParams
 from hopstream.errors import DataError
 
 EXHAUSTIVE_QUERIES = 64
 RERANKED_SIZES = (500, 1_000, 2_000, 4_000)
 SETTINGS = tuple(
-    SearchParams(k=K, beam=50, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
-    for rounds, clusters, pairs, width in (
-        (1, 4, 50, 8),
-        (2, 2, 50, 8),
-        (2, 4, 50, 8),
-        (2, 3, 88, 16),
-        (2, 4, 76, 8),
-        (2, 4, 80, 8),
-        (3, 3, 60, 24),
-        (3, 4, 60, 8),
-        (3, 5, 72, 16),
-        (4, 3, 64, 16),
-        (4, 4, 60, 24),
-        (4, 5, 72, 16),
-        (5, 6, 80, 16),
-        (6, 8, 96, 24),
+    starmap(
+        asked_for,
+        (
+            (1, 4, 50, 8),
+            (2, 2, 50, 8),
+            (2, 4, 50, 8),
+            (2, 3, 88, 16),
+            (2, 4, 76, 8),
+            (2, 4, 80, 8),
+            (3, 3, 60, 24),
+            (3, 4, 60, 8),
+            (3, 5, 72, 16),
+            (4, 3, 64, 16),
+            (4, 4, 60, 24),
+            (4, 5, 72, 16),
+            (5, 6, 80, 16),
+            (6, 8, 96, 24),
+        ),
     )
 )
 

@@ -12,7 +12,7 @@ from benchmarks.machine import THREADS
 from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.kernels.threads import each_on_its_thread
-from engine.query import Query
+from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered
 
 K = 50
@@ -47,6 +47,11 @@ class Outcome:
 
 
 Method = Callable[[], Found]
+
+
+def asked_for(rounds: int, clusters: int, pairs: int, width: int) -> SearchParams:
+    """The parameters of a search for the best K, with no wider beam."""
+    return SearchParams(k=K, beam=K, rounds=rounds, clusters=clusters, pairs=pairs, width=width)
 
 
 def built(challenge: Challenge, degree: int = DEGREE, progress: Callable[[int], None] = lambda _: None) -> ItemIndex:

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from engine.kernels.instructions import GROUPS, LANES
+from engine.kernels.byte_products import GROUPS, MATRIX_QUADS, matrix_unit
+from engine.kernels.instructions import LANES
 from engine.kernels.products import padded
-from engine.kernels.scan import write_bytes
+from engine.kernels.scan import ZERO, write_bytes
 
 _HEADROOM = 1.25
 """How much larger than the largest value so far one may be without everything being written anew."""
@@ -15,13 +16,16 @@ class Sketch:
     """A copy of the state, float32[rows, S], in bytes, each dimension at a scale of its own.
 
     scales: float32[S], what one step of a byte stands for. codes: uint8[capacity, ≥ S], 128 and so many steps, row by
-    row, for reading a few. groups: uint8[≥ capacity / LANES, ⌈S / 4⌉, LANES, 4], the same for scanning all.
+    row, for reading a few. groups: uint8[≥ capacity / LANES, ≥ ⌈S / 4⌉, LANES, 4], the same for scanning all.
     """
 
     def __init__(self, width: int) -> None:
         self.scales = np.full(width, 1e-30, np.float32)
-        self.codes = np.zeros((0, padded(width, 4 * LANES)), np.uint8)
-        self.groups = np.zeros((0, padded(width, 4) // 4, LANES, 4), np.uint8)
+        self.codes = _filled((0, padded(width, 4 * LANES)), 0)
+        quads = padded(width, 4) // 4
+        if matrix_unit() is not None:
+            quads = padded(quads, MATRIX_QUADS)
+        self.groups = _filled((0, quads, LANES, 4), ZERO)
 
     def write(self, state: torch.Tensor, rows: np.ndarray) -> None:
         """Take over rows int64[n] of the state float32[capacity, S]."""
@@ -39,6 +43,16 @@ class Sketch:
     def _reserve(self, capacity: int) -> None:
         if capacity <= len(self.codes):
             return
-        self.codes = np.concatenate([self.codes, np.zeros((capacity - len(self.codes), self.codes.shape[1]), np.uint8)])
-        missing = padded(capacity, GROUPS * LANES) // LANES - len(self.groups)
-        self.groups = np.concatenate([self.groups, np.full((missing, *self.groups.shape[1:]), 128, np.uint8)])
+        self.codes = _lengthened(self.codes, capacity, 0)
+        self.groups = _lengthened(self.groups, padded(capacity, GROUPS * LANES) // LANES, ZERO)
+
+
+def _lengthened(column: np.ndarray, length: int, filling: int) -> np.ndarray:
+    longer = _filled((length, *column.shape[1:]), filling)
+    longer[: len(column)] = column
+    return longer
+
+
+def _filled(shape: tuple[int, ...], filling: int) -> np.ndarray:
+    """By torch, whose arrays begin with a line of the cache: so does each row then, and each vector of a scan."""
+    return torch.full(shape, filling, dtype=torch.uint8).numpy()

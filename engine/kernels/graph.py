@@ -7,7 +7,7 @@ Lists of candidates are sorted, nearest first, ties to the lower row: what is fo
 import numpy as np
 from numba import njit
 
-from engine.kernels.memory import prefetch
+from engine.kernels.instructions import prefetch
 from engine.kernels.products import ROWS, multiply
 
 _INEXACT = {"reassoc", "nsz"}

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from engine.kernels.graph import insert, squared_distance
-from engine.kernels.memory import prefetch
+from engine.kernels.instructions import prefetch
 
 _LINE = 16
 

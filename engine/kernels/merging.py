@@ -6,7 +6,7 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.memory import prefetch
+from engine.kernels.instructions import prefetch
 from engine.kernels.stages import BARREN, ENTERED, FULL
 
 VISITED, BARRED = 1, 2

@@ -3,7 +3,8 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import LANES, TILE_COLUMNS, TILE_ROWS, float_of_bits, multiply_column, multiply_tile
+from engine.kernels.float_products import TILE_COLUMNS, TILE_ROWS, multiply_column, multiply_tile
+from engine.kernels.instructions import LANES, float_of_bits
 
 PANEL = LANES
 """Matrices' widths are padded to a multiple of this, the width of the narrowest product."""

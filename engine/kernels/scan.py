@@ -3,12 +3,25 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import CENTRES, GROUPS, LANES, lowest_bit, nonzero, scan_groups
-from engine.kernels.memory import prefetch
+from engine.kernels.byte_products import (
+    CENTRES,
+    GROUPS,
+    find_above,
+    multiply_by_matrix_unit,
+    multiply_by_vectors,
+    set_up_matrix_unit,
+)
+from engine.kernels.instructions import LANES, lowest_bit, nonzero, prefetch
 from engine.kernels.ranking import select, sort
 
-_BLOCK_STEPS = 128
 ZERO = 128
+
+ROOM = 5
+"""For how many times as many rows as it keeps a centre has room, before it chooses among them."""
+
+_BLOCK_BYTES = 2**18
+"""Of rows that all centres are multiplied with while they are in the cache."""
+
 _SAMPLE, _MORE = 16, 3
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
@@ -37,13 +50,13 @@ def centre_bytes(centres, c, scales, out, place):
 
 
 @njit(nogil=True, cache=True)
-def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes):
+def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes, matrix_unit):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
     groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
     int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for
-    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, > keep] are
-    filled, sizes: int64[C] says how far.
+    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, ≥ ROOM · keep] are filled,
+    sizes: int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
 
     A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
     ever kept and given up again. Should that be too high, a centre gets fewer rows.
@@ -54,47 +67,67 @@ def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, 
             floors[c] = _HIGHEST
         some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
     if rows > 8 * LANES * _SAMPLE:
-        _scan_every(groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes)
-    _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes)
+        _scan_every(
+            groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes, matrix_unit
+        )
+    _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit)
     for c in range(len(centres)):
         sort(products, found, c, sizes[c])
 
 
 @njit(nogil=True, cache=True)
-def _scan_every(groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes):
+def _scan_every(
+    groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit
+):
     """Collect the rows above their centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS.
 
     At the end the floor of a centre that found enough is the least that it keeps, less one.
     """
-    quads, room = groups.shape[1], products.shape[1]
-    count = (rows + LANES - 1) // LANES
-    out, above = np.empty((GROUPS * CENTRES, LANES), np.int32), np.empty(GROUPS * CENTRES, np.uint16)
-    sizes[:] = 0
+    quads, width, count = groups.shape[1], centres.shape[1], (rows + LANES - 1) // LANES
+    out, above = _aligned(GROUPS * CENTRES * LANES).reshape(GROUPS, CENTRES, LANES), np.empty(CENTRES, np.uint16)
     groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
-    out_at, above_at, width, step = out.ctypes.data, above.ctypes.data, centres.shape[1], GROUPS * stride
-    for block in range(0, count, _BLOCK_STEPS * step):
+    out_at, above_at, step = out.ctypes.data, above.ctypes.data, GROUPS * stride
+    block = max(1, _BLOCK_BYTES // (GROUPS * quads * 4 * LANES)) * step
+    sizes[:] = 0
+    if matrix_unit is not None:
+        setups = np.empty((2, len(matrix_unit)), np.uint8)
+        set_up_matrix_unit(matrix_unit.ctypes.data, setups.ctypes.data)
+    for start in range(0, count, block):
         for first in range(0, len(centres), CENTRES):
-            for group in range(block, min(block + _BLOCK_STEPS * step, count), step):
-                if not scan_groups(
-                    groups_at + group * quads * 4 * LANES, centres_at + first * width, width,
-                    floors_at + 4 * first, out_at, above_at, quads,
-                ):  # fmt: skip
+            for group in range(start, min(start + block, count), step):
+                block_at, block_centres_at = groups_at + group * quads * 4 * LANES, centres_at + first * width
+                if matrix_unit is None:
+                    multiply_by_vectors(block_at, quads, block_centres_at, width, out_at)
+                else:
+                    multiply_by_matrix_unit(block_at, quads, block_centres_at, width, out_at)
+                if not find_above(out_at, floors_at + 4 * first, above_at):
                     continue
                 some = nonzero(above_at)
                 while some:
                     i = lowest_bit(some)
                     some &= some - np.uint16(1)
-                    bits, c = above[i], first + i % CENTRES
+                    bits, c = above[i], first + i
                     while bits:
                         place = lowest_bit(bits)
                         bits &= bits - np.uint16(1)
-                        products[c, sizes[c]] = out[i, place]
-                        found[c, sizes[c]] = (group + i // CENTRES) * LANES + place
-                        sizes[c] += 1
-                        if sizes[c] == room:
+                        for g in range(GROUPS):  # kept or overwritten by the next: a CPU could not foresee a branch
+                            products[c, sizes[c]] = out[g, i, place]
+                            found[c, sizes[c]] = (group + g) * LANES + place
+                            sizes[c] += out[g, i, place] > floors[c]
+                        if sizes[c] + GROUPS > ROOM * keeps[c]:
                             _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
+    if matrix_unit is not None:
+        set_up_matrix_unit(setups.ctypes.data, setups[1:].ctypes.data)  # as others on this thread left it
     for c in range(len(centres)):
         _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _aligned(count):
+    """int32[count] that begin with a line of the cache: a vector in two of them takes twice as long."""
+    ints = np.empty(count + 16, np.int32)
+    first = -(ints.ctypes.data // 4) % 16
+    return ints[first : first + count]
 
 
 @njit(nogil=True, cache=True)

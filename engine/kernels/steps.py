@@ -9,18 +9,15 @@ from engine.directions import CLUSTER_ROUNDS
 from engine.index import ItemIndex
 from engine.kernels import merging, rounds
 from engine.kernels.columns import ItemColumns
-from engine.kernels.instructions import CENTRES
+from engine.kernels.byte_products import CENTRES, matrix_unit
 from engine.kernels.products import padded
-from engine.kernels.scan import scan
+from engine.kernels.scan import ROOM, scan
 from engine.kernels.threads import over_lanes
 from engine.lanes import Lanes
 from engine.rounds import EXTRA_FOUND, Choose
 from engine.sketch import Sketch
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
-
-_ROOM = 4
-"""How many times as many rows as it keeps a scan collects before it chooses among them."""
 
 
 def _by_lane(kernel: Callable[..., None]) -> Choose:
@@ -59,7 +56,7 @@ def choose_far(
     centres, owners = _lengthened(centres[made], places, 0), _lengthened(owners[made], places, -1)
     shares = -(-lanes.pairs[chosen] // np.maximum(several, 1)) * np.where(several > 1, EXTRA_FOUND, 1)
     keeps = _lengthened(np.repeat(shares, several), places, 1)
-    most = _ROOM * int(keeps.max(initial=1))
+    most = ROOM * int(keeps.max(initial=1))
     products, found, sizes = (
         np.empty((places, most), np.int32),
         np.empty((places, most), np.int32),
@@ -70,7 +67,7 @@ def choose_far(
         part = slice(first * CENTRES, last * CENTRES)
         scan(
             sketch.groups, index.versions.numpy(), index.rows, centres[part], owners[part], keeps[part], columns.marks,
-            products[part], found[part], sizes[part],
+            products[part], found[part], sizes[part], matrix_unit(),
         )  # fmt: skip
 
     over_lanes(scan_part, places // CENTRES)

@@ -6,8 +6,8 @@
 import numpy as np
 from numba import njit
 
-from engine.kernels.instructions import dot_bytes
-from engine.kernels.memory import prefetch
+from engine.kernels.byte_products import dot_bytes
+from engine.kernels.instructions import prefetch
 from engine.kernels.ranking import select
 from engine.kernels.scan import ZERO, centre_bytes
 

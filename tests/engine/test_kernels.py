@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from engine.kernels.instructions import CENTRES
-from engine.kernels.products import PANEL, ROWS, exp, multiply, padded
+from engine.kernels.byte_products import CENTRES, matrix_unit
+from engine.kernels.products import PANEL, ROWS, exp, multiply
 from engine.kernels.ranking import select, sort
-from engine.kernels.scan import ZERO, centre_bytes, scan
+from engine.kernels.scan import ROOM, ZERO, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
+
+WITHOUT = pytest.mark.skipif(matrix_unit() is None, reason="this CPU has no matrix unit (AMX), or Linux does not lend it")
+UNITS = [pytest.param(None, id="vectors"), pytest.param(matrix_unit(), marks=WITHOUT, id="matrix unit")]
 
 
 @njit
@@ -98,13 +101,16 @@ def test_values_that_are_all_equal_are_chosen_from_in_little_time() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 40, 5_003])
-@pytest.mark.parametrize("dimensions", [5, 64])
-def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensions: int) -> None:
+@pytest.mark.parametrize("dimensions", [5, 64, 70])
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
+    rows: int, dimensions: int, unit: np.ndarray | None
+) -> None:
     """Compared with all products of the same bytes, the best half at least; padding centres find nothing."""
     rng = np.random.default_rng(rows)
     vectors = rng.normal(size=(rows, dimensions)).astype(np.float32)
-    width = padded(dimensions, 4)
     sketch = sketch_of(vectors)
+    width = 4 * sketch.groups.shape[1]
     versions = np.where(rng.random(rows) < 0.8, 7, -7)
     centres = np.zeros((2 * CENTRES, width), np.int8)
     wanted = rng.normal(size=(11, dimensions)).astype(np.float32)
@@ -113,10 +119,10 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(rows: int, dimensio
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
     marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
     keep = 20
-    products, found = np.empty((len(lanes), 2 * keep), np.int32), np.empty((len(lanes), 2 * keep), np.int32)
+    products, found = np.empty((len(lanes), ROOM * keep), np.int32), np.empty((len(lanes), ROOM * keep), np.int32)
     sizes = np.empty(len(lanes), np.int64)
     keeps = np.full(len(lanes), keep)
-    scan(sketch.groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes)
+    scan(sketch.groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes, unit)
 
     codes = sketch.groups.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
     np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
@@ -143,11 +149,11 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     centres = np.zeros((CENTRES, 64), np.int8)
     for centre in range(CENTRES):
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
-    products, found = np.empty((CENTRES, 20), np.int32), np.empty((CENTRES, 20), np.int32)
+    products, found = np.empty((CENTRES, ROOM * 10), np.int32), np.empty((CENTRES, ROOM * 10), np.int32)
     sizes = np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
-    scan(sketch.groups, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes)
+    scan(sketch.groups, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes, matrix_unit())
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
     assert all(len(set(a.tolist()) & set(b.tolist())) >= 8 for a, b in zip(found[:, :10], exact, strict=True))
 

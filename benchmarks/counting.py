@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.directions import CLUSTER_ROUNDS
 from engine.index import ItemIndex
+from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.metric import Metric, Users
 from engine.query import Answer, Query
 

@@ -123,7 +123,7 @@ class Bench:
         rest = (index.versions, index.attributes, index.numbers, index.groups)
         parts = {
             "state_bytes": {"float32": 4, "int8": 0}.get(name, 2) * width,
-            "sketch_bytes": self.sketch.codes.shape[1] + 4 * self.sketch.groups.shape[1],
+            "sketch_bytes": self.sketch.codes.shape[1] + 4 * self.sketch.interleaved.shape[1],
             "graph_bytes": index.neighbors.element_size() * index.degree,
             "other_bytes": sum(column.element_size() * column[0].numel() for column in rest),
         }

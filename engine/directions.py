@@ -7,9 +7,8 @@ import torch
 
 from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.products import padded
+from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.lanes import NO_ROW
-
-CLUSTER_ROUNDS = 4
 
 MOST_FLOATS = 2**28
 """Of an intermediate result, as it grows with the lanes: those beyond come later."""

@@ -8,6 +8,7 @@ import torch
 
 from engine.errors import InvalidColumns
 from engine.filters import Filter, compiled_mask, plain_mask
+from engine.kernels.columns import ItemColumns
 from engine.kernels.products import padded
 from engine.metric import Metric
 from engine.sketch import Sketch
@@ -56,6 +57,7 @@ class ItemIndex:
         )
         self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
         self.seeds, self.best = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        self._columns: ItemColumns | None = None
         self._reserve(1)
 
     @property
@@ -67,6 +69,20 @@ class ItemIndex:
     def live(self) -> torch.Tensor:
         """bool[capacity]: which rows hold an item."""
         return self.versions > 0
+
+    @property
+    def columns(self) -> ItemColumns:
+        """The columns as compiled code wants them, until the next change.
+
+        Raises TypeError for an index that compiled code does not search.
+        """
+        if self.sketch is None:
+            raise TypeError("this index is not searched in compiled code")
+        if self._columns is None:
+            versions, groups, neighbors = (each.numpy() for each in (self.versions, self.groups, self.neighbors))
+            codes, interleaved, scales = self.sketch.codes, self.sketch.interleaved, self.sketch.scales
+            self._columns = ItemColumns(versions, groups, neighbors, codes, interleaved, scales)
+        return self._columns
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
         """Take over whole columns, all of one length.
@@ -85,6 +101,7 @@ class ItemIndex:
         """
         if rows < self.rows:
             raise InvalidColumns(f"rows went from {self.rows} to {rows}: rows are never given up")
+        self._columns = None
         self._reserve(rows)
         self.rows = rows
         try:

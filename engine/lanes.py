@@ -11,8 +11,7 @@ from engine.columns import moved, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
-from engine.kernels.stages import FAR, NEAR, SEEDS, Progress
-from engine.kernels.threads import over_lanes
+from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR, SEEDS, Progress
 from engine.query import Query
 
 NO_ROW = -1
@@ -71,7 +70,9 @@ class Ranking:
 class Lanes:
     """State of every lane. ``queries[lane]`` is None where a lane is free.
 
-    On the device: unexpanded bool[lanes, beam], which beam entries still have neighbours to look at; slots int64[lanes,
+    On the device: given int64[lanes, g], rows to score first, its seeds or all that match its filter; of the ``givens``
+    there are ``offered`` have been, and ``wanted`` says how many rows the next step scores at most, of these or of
+    others. unexpanded bool[lanes, beam], which beam entries still have neighbours to look at; slots int64[lanes,
     beam], where in tangents float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of
     these tangents, kept where compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for
     NO_ROW. What decides who does what is on the host.
@@ -85,6 +86,7 @@ class Lanes:
         self.beam = Ranking(count, device)
         self.results = Ranking(count, device)
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
+        self.given = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
         self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
@@ -92,20 +94,19 @@ class Lanes:
         self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
         self.running = np.zeros(count, dtype=bool)
         self.walks = np.zeros(count, dtype=bool)
-        self.waiting = np.zeros(count, dtype=bool)
         self.deadlines = np.full(count, inf)
         self.budgets, self.widths, self.pairs, self.clusters = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.per_group = np.zeros(count, dtype=np.int64)
         self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
         self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-        self.pending: dict[int, np.ndarray] = {}
+        self.givens, self.offered, self.wanted = (np.zeros(count, dtype=np.int64) for _ in range(3))
         self._remember = index.sketch is not None
         # Lanes in which other rows than those scored may be marked.
         self._whole = np.zeros(count, dtype=bool)
         self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
         self.progress = Progress(
-            *(self.walks, self.waiting, self.stages, self.next_stages, self.steps, self.rounds, self.quiet),
-            *(self.evaluations, self.budgets),
+            *(self.walks, self.stages, self.next_stages, self.givens, self.offered, self.wanted, self.pairs),
+            *(self.steps, self.rounds, self.quiet, self.evaluations, self.budgets),
         )
         self._columns: LaneColumns | None = None
 
@@ -114,15 +115,16 @@ class Lanes:
         """The columns as compiled code wants them."""
         if self._columns is None:
             on_device = (
-                *(self.marks, self.scored, self.tangents),
+                *(self.given, self.marks, self.scored, self.tangents),
                 *(self.beam.scores, self.beam.rows, self.unexpanded, self.slots),
                 *(self.results.scores, self.results.rows, self.result_versions),
             )
-            marks, scored, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
+            given, marks, scored, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
                 column.numpy() for column in on_device
             )
             self._columns = LaneColumns(
-                *(self.walks, self.budgets, self.widths, self.pairs, self.clusters, self.per_group, self.evaluations),
+                *(self.walks, self.stages, given, self.offered, self.wanted, self.budgets, self.widths, self.clusters),
+                *(self.per_group, self.evaluations),
                 *(marks, scored, tangents, self.beam.sizes, beam_scores, beam_rows, unexpanded, slots),
                 *(self.results.sizes, *results),
             )
@@ -151,16 +153,12 @@ class Lanes:
         A lane that does not walk, bool[n], scores its seeds and nothing else.
         """
         k, beam, widths, pairs, clusters, rounds, budgets = np.array([_PARAMS(query.params) for query in queries]).T
-        pairs = np.maximum(pairs, k)
-        self._reserve(int(beam.max()), int(k.max()), max(map(len, seeds)) + int((rounds * pairs).max()))
+        pairs, givens = np.maximum(pairs, k), np.array([len(rows) for rows in seeds])
+        self._reserve(int(beam.max()), int(k.max()), int((givens + rounds * pairs).max()), int(givens.max()))
         self.beam.open(lanes, beam)
         self.results.open(lanes, k)
-        self.budgets[lanes], self.widths[lanes], self.pairs[lanes], self.clusters[lanes] = (
-            budgets,
-            widths,
-            pairs,
-            clusters,
-        )
+        self.budgets[lanes], self.widths[lanes], self.pairs[lanes] = budgets, widths, pairs
+        self.clusters[lanes] = clusters
         self.rounds[lanes] = np.where(walks, rounds, 0)
         self.per_group[lanes] = [query.per_group for query in queries]
         self.walks[lanes], self.running[lanes] = walks, True
@@ -171,9 +169,12 @@ class Lanes:
         self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
         self._mark(lanes, queries)
         self.evaluations[lanes] = 0
-        self.waiting[lanes] = True
-        for lane, query, rows in zip(lanes.tolist(), queries, seeds, strict=True):
-            self.queries[lane], self.pending[lane] = query, rows
+        self.givens[lanes], self.offered[lanes], self.wanted[lanes] = givens, 0, np.minimum(givens, GIVEN_ROWS)
+        given = np.full((len(queries), givens.max()), NO_ROW)
+        for line, lane, query, rows in zip(given, lanes.tolist(), queries, seeds, strict=True):
+            line[: len(rows)] = rows
+            self.queries[lane] = query
+        write(self.given[:, : given.shape[1]], lanes, given)
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
@@ -181,19 +182,19 @@ class Lanes:
         self.deadlines[lanes] = inf
         for lane in lanes:
             self.queries[lane] = None
-            self.pending.pop(int(lane), None)
 
-    def _reserve(self, beam: int, k: int, scored: int) -> None:
+    def _reserve(self, beam: int, k: int, scored: int, given: int) -> None:
         """Widen the columns for what comes."""
         scored = min(scored, MOST_SLOTS) + 1
         if (
             beam <= self.unexpanded.shape[1]
             and k <= self.result_versions.shape[1]
             and scored <= min(self.scored.shape[1], self.tangents.shape[1])
+            and given <= self.given.shape[1]
         ):
             return
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
-        self.result_versions = _widened(self.result_versions, k)
+        self.result_versions, self.given = _widened(self.result_versions, k), _widened(self.given, given)
         # What did not find a place in the narrower column is not in the wider one either.
         self._whole |= self.evaluations > self.scored.shape[1]
         self.scored = _widened(self.scored, scored)
@@ -220,10 +221,7 @@ class Lanes:
         if not self._remember:
             write(self.marks, lanes, 0)
             return
-        if self._whole[lanes].any():
-            over_lanes(wipe, len(lanes), lanes, self._whole, self.columns)
-        else:  # a few marks are gone before another thread is awake
-            wipe(0, len(lanes), lanes, self._whole, self.columns)
+        wipe(lanes, self._whole, self.columns)
         for lane in lanes.tolist():
             if len(self._excluded[lane]):
                 write(self.marks[lane], self._excluded[lane], 0)

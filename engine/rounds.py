@@ -20,30 +20,18 @@ from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
 from engine.kernels.products import padded
-from engine.kernels.stages import BARREN, ENTERED, FULL
+from engine.kernels.rounds import EXTRA_FOUND
+from engine.kernels.stages import BARREN, ENTERED, FAR, FILL, FULL, NEAR, SEEDS
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
-
-EXTRA_FOUND = 2
-"""How many times its share a centre finds, since two may find the same."""
-
-
-class Choose(Protocol):
-    """Chooses the rows of some lanes' next step."""
-
-    def __call__(
-        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> None:  # fmt: skip
-        """Fill the lanes' lines of the table."""
 
 
 class Rounds(Protocol):
     """What a search computes with: this module, or `engine.kernels.steps`."""
 
-    choose_given: Choose
-    choose_near: Choose
-    choose_far: Choose
-    choose_linked: Choose
+    def choose(
+        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor
+    ) -> None:
+        """See `choose`."""
 
     def merge(
         self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor,
@@ -52,22 +40,33 @@ class Rounds(Protocol):
         """See `merge`."""
 
 
-def choose_given(
+def choose(index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor) -> None:
+    """Fill a table int64[n, p], −1 so far, with what each lane scores next, at most ``wanted``, and counts int64[n]."""
+    stages = lanes.stages[chosen]
+    for stage, choose_its in ((SEEDS, _given), (NEAR, _near), (FAR, _far), (FILL, _linked)):
+        lines = np.flatnonzero(stages == stage)
+        if len(lines):
+            choose_its(index, lanes, chosen[lines], lines, table, counts)
+
+
+def _given(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
-    """Of the rows that the table holds already, those that are to be scored."""
-    [places] = moved(index.device, lines)
-    _take(index, lanes, chosen, lines, table, counts, table[places])
+    """Of the next rows that a lane was given those that are to be scored."""
+    mine, offered, wanted = moved(index.device, chosen, lanes.offered[chosen], lanes.wanted[chosen])
+    places = _places(table)
+    given = lanes.given[mine[:, None], (offered[:, None] + places).clamp(max=lanes.given.shape[1] - 1)]
+    _take(index, lanes, chosen, lines, table, counts, given.masked_fill(places >= wanted[:, None], NO_ROW))
 
 
-def choose_near(
+def _near(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
     What several link to counts with the largest of their estimates.
     """
-    mine, widths, pairs = moved(index.device, chosen, lanes.widths[chosen], lanes.pairs[chosen])
+    mine, widths, wanted = moved(index.device, chosen, lanes.widths[chosen], lanes.wanted[chosen])
     known = lanes.unexpanded[mine] & _derived(lanes, mine)
     parents = _first_few(known, widths)
     lanes.unexpanded[mine] &= ~parents
@@ -78,38 +77,38 @@ def choose_near(
     estimates, neighbors = _estimates(index.state, neighbors, planes).flatten(1), neighbors.flatten(1)
     best_first = neighbors.gather(1, estimates.argsort(dim=1, descending=True, stable=True))
     real = (best_first != NO_ROW) & (lanes.marks[mine[:, None], best_first] == 0) & _first_of_each(best_first)
-    candidates = _leftmost(best_first, _first_few(real, pairs), table.shape[1])
+    candidates = _leftmost(best_first, _first_few(real, wanted), table.shape[1])
     _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
-def choose_far(
+def _far(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """The unmarked rows that clusters of the beam's gradients point at, an equal share for each."""
-    mine, pairs, clusters = moved(index.device, chosen, lanes.pairs[chosen], lanes.clusters[chosen])
+    mine, wanted, clusters = moved(index.device, chosen, lanes.wanted[chosen], lanes.clusters[chosen])
     known = _derived(lanes, mine)
     slopes = lanes.tangents[mine[:, None], lanes.slots[mine]][:, :, :-1].masked_fill(~known[:, :, None], 0)
     centres, made = clustered(slopes, known, clusters, int(lanes.clusters[chosen].max()))
     several = made.sum(dim=1).clamp(min=1)
-    keeps = -(-pairs // several) * torch.where(several > 1, EXTRA_FOUND, 1)
+    keeps = -(-wanted // several) * torch.where(several > 1, EXTRA_FOUND, 1)
     # The most are those of two centres, or of one.
-    found = farthest(index, lanes.marks, mine, centres, padded(int(lanes.pairs[chosen].max()), EXTRA_FOUND))
+    found = farthest(index, lanes.marks, mine, centres, padded(int(lanes.wanted[chosen].max()), EXTRA_FOUND))
     found = found.masked_fill(~made[:, :, None] | (_places(found) >= keeps[:, None, None]), NO_ROW)
     # By turns: the first of every centre, then the second of every centre.
     candidates = found.transpose(1, 2).flatten(1)
     real = (candidates != NO_ROW) & _first_of_each(candidates)
-    candidates = _leftmost(candidates, _first_few(real, pairs), table.shape[1])
+    candidates = _leftmost(candidates, _first_few(real, wanted), table.shape[1])
     _take(index, lanes, chosen, lines, table, counts, candidates)
 
 
-def choose_linked(
+def _linked(
     index: ItemIndex, lanes: Lanes, chosen: np.ndarray, lines: np.ndarray, table: torch.Tensor, counts: torch.Tensor
 ) -> None:
     """A step of the walk: the unvisited neighbours of the best unexpanded beam entries, as many as a round has pairs.
 
     Where nothing is left to expand, the lowest unvisited rows, so that nothing stays unseen while there is room.
     """
-    left = np.minimum(lanes.pairs[chosen], lanes.budgets[chosen] - lanes.evaluations[chosen])
+    left = np.minimum(lanes.wanted[chosen], lanes.budgets[chosen] - lanes.evaluations[chosen])
     mine, wanted = moved(index.device, chosen, np.minimum(left, table.shape[1]))
     parents = lanes.unexpanded[mine] & (lanes.beam.rows[mine] != NO_ROW)
     rows = lanes.beam.rows[mine].masked_fill(~parents, NO_ROW)

@@ -18,7 +18,7 @@ from engine.columns import back, read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
-from engine.kernels.stages import CONVERGED, FAR, FILL, NEAR, SEEDS, SPENT, advance
+from engine.kernels.stages import CONVERGED, FAR, SEEDS, SPENT, advance
 from engine.kernels.threads import each_on_its_thread
 from engine.lanes import NO_ROW, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
@@ -29,10 +29,6 @@ QUIET_ROUNDS = 2
 
 EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
-
-GIVEN_ROWS = 1_024
-"""Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
-scores ten thousand does not keep the others waiting for all of them."""
 
 THREAD_SECONDS = 0.0013
 """A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
@@ -144,15 +140,14 @@ class ParallelSearch:
         """
         counts, done = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=np.uint8)
         parts = self._threads(len(running))
+        # First those whose tangents a later round will want.
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
+        derived, others = np.flatnonzero(later), np.flatnonzero(~later)
 
         def hop(part: int) -> None:
-            mine = np.arange(part, len(running), parts)
-            # First those whose tangents a later round will want.
-            mine = np.concatenate([mine[later[mine]], mine[~later[mine]]])
-            table, scored = self._candidates(running[mine])
-            did = self._score(running[mine], int(later[mine].sum()), table, scored)
-            counts[mine], done[mine] = back(scored, did)
+            first, last = derived[part::parts], others[len(others) - 1 - part :: -parts]
+            mine = np.concatenate([first, last])
+            counts[mine], done[mine] = back(*self._score(running[mine], len(first)))
 
         began = time.perf_counter()
         each_on_its_thread(hop, parts)
@@ -166,52 +161,32 @@ class ParallelSearch:
             return 1
         return max(1, min(torch.get_num_threads(), lanes, int(lanes * self._lane_seconds / THREAD_SECONDS)))
 
-    def _candidates(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each lane scores next: rows int64[n, p], of line i the first counts[i], int64[n], −1 behind them."""
-        index, lanes = self.index, self.lanes
-        lines = {stage: np.flatnonzero(lanes.stages[chosen] == stage) for stage in (SEEDS, NEAR, FAR, FILL)}
-        given = [lanes.pending[lane][:GIVEN_ROWS] for lane in chosen[lines[SEEDS]].tolist()]
-        in_rounds = np.where(lanes.stages[chosen] == SEEDS, 0, lanes.pairs[chosen])
-        widest = max(int(in_rounds.max()), max(map(len, given), default=0))
-        filled, sizes = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), dtype=np.int64)
-        for line, rows in zip(lines[SEEDS].tolist(), given, strict=True):
-            filled[line, : len(rows)] = rows
-            sizes[line] = len(rows)
-        table = torch.from_numpy(filled).to(index.device, non_blocking=True)
-        counts = torch.from_numpy(sizes).to(index.device, non_blocking=True)
-        for stage, choose in (
-            (SEEDS, self._rounds.choose_given),
-            (NEAR, self._rounds.choose_near),
-            (FAR, self._rounds.choose_far),
-            (FILL, self._rounds.choose_linked),
-        ):
-            if len(lines[stage]):
-                choose(index, lanes, chosen[lines[stage]], lines[stage], table, counts)
-        return table, counts
+    def _score(self, chosen: np.ndarray, derived: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose rows for lanes int64[n], score them, with tangents for the first ``derived`` lanes, and merge them.
 
-    def _score(self, chosen: np.ndarray, derived: int, table: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Score all pairs, with tangents for the first ``derived`` lanes, and merge them: uint8[n], what that did."""
-        index, lanes = self.index, self.lanes
-        done = torch.zeros(len(chosen), dtype=torch.uint8, device=index.device)
+        Returns how many pairs each lane scored, int64[n], and what that did, uint8[n], both on the device.
+        """
+        index, lanes, device = self.index, self.lanes, self.index.device
+        widest = int(lanes.wanted[chosen].max())
+        empty = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), int), np.zeros(len(chosen), np.uint8)
+        table, counts, done = (torch.from_numpy(column).to(device, non_blocking=True) for column in empty)
+        if widest > 0:
+            self._rounds.choose(index, lanes, chosen, table, counts)
         for part, derive in ((slice(0, derived), True), (slice(derived, None), False)):
             rows = table[part]
             if rows.numel() == 0:
                 continue
-            mine = torch.from_numpy(chosen[part]).to(index.device, non_blocking=True)
+            mine, tangents = torch.from_numpy(chosen[part]).to(device, non_blocking=True), None
             if derive:
                 scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
             else:
-                scores, tangents = index.metric.score(index.state, rows, lanes.users, mine), None
+                scores = index.metric.score(index.state, rows, lanes.users, mine)
             done[part] = self._rounds.merge(index, lanes, chosen[part], rows, counts[part], scores, tangents)
-        return done
+        return counts, done
 
     def _advance(self, chosen: np.ndarray, counts: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Set what every lane does next; returns those that spent their budgets and those that have converged."""
-        lanes = self.lanes
-        for lane in chosen[lanes.stages[chosen] == SEEDS].tolist():
-            lanes.pending[lane] = lanes.pending[lane][GIVEN_ROWS:]
-            lanes.waiting[lane] = len(lanes.pending[lane]) > 0
-        standing = advance(chosen, counts, done, lanes.progress, QUIET_ROUNDS)
+        standing = advance(chosen, counts, done, self.lanes.progress, QUIET_ROUNDS)
         return chosen[standing == SPENT], chosen[standing == CONVERGED]
 
     # -- retirement ------------------------------------------------------------------------------------------------

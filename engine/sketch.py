@@ -16,7 +16,7 @@ class Sketch:
     """A copy of the state, float32[rows, S], in bytes, each dimension at a scale of its own.
 
     scales: float32[S], what one step of a byte stands for. codes: uint8[capacity, ≥ S], 128 and so many steps, row by
-    row, for reading a few. groups: uint8[≥ capacity / LANES, ≥ ⌈S / 4⌉, LANES, 4], the same for scanning all.
+    row, for reading a few. interleaved: uint8[≥ capacity / LANES, ≥ ⌈S / 4⌉, LANES, 4], the same for scanning all.
     """
 
     def __init__(self, width: int) -> None:
@@ -25,7 +25,7 @@ class Sketch:
         quads = padded(width, 4) // 4
         if matrix_unit() is not None:
             quads = padded(quads, MATRIX_QUADS)
-        self.groups = _filled((0, quads, LANES, 4), ZERO)
+        self.interleaved = _filled((0, quads, LANES, 4), ZERO)
 
     def write(self, state: torch.Tensor, rows: np.ndarray) -> None:
         """Take over rows int64[n] of the state float32[capacity, S]."""
@@ -38,13 +38,13 @@ class Sketch:
             self.scales = np.maximum(self.scales, largest * _HEADROOM / 127).astype(np.float32)
             rows = np.arange(len(state))
             values = state.numpy()
-        write_bytes(self.groups, self.codes, rows, values, self.scales)
+        write_bytes(self.interleaved, self.codes, rows, values, self.scales)
 
     def _reserve(self, capacity: int) -> None:
         if capacity <= len(self.codes):
             return
         self.codes = _lengthened(self.codes, capacity, 0)
-        self.groups = _lengthened(self.groups, padded(capacity, GROUPS * LANES) // LANES, ZERO)
+        self.interleaved = _lengthened(self.interleaved, padded(capacity, GROUPS * LANES) // LANES, ZERO)
 
 
 def _lengthened(column: np.ndarray, length: int, filling: int) -> np.ndarray:

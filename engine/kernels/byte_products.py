@@ -29,8 +29,8 @@ from engine.kernels.instructions import (
     splat,
 )
 
-CENTRES = 16
-"""Centres of a block."""
+CENTRES = 16 if FEATURES.get("amx-int8") else 8
+"""Centres of a block: as many as the matrix unit takes, or as vectors have sums for."""
 
 GROUPS = 4
 """Groups of LANES rows of a block."""
@@ -145,7 +145,7 @@ def multiply_by_vectors(typing: Any, groups: Any, quads: Any, centres: Any, stri
 def find_above(typing: Any, products: Any, floors: Any, above: Any) -> Any:
     """Whether any of the products int32[GROUPS, CENTRES, LANES] is above its centre's floor, int32[CENTRES].
 
-    above: uint16[CENTRES], set to which places have one in any of the groups, one bit each.
+    above: uint16[LANES], the first CENTRES of them set to which places have one in any of the groups, one bit each.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -12,6 +12,7 @@ class ItemColumns(NamedTuple):
     groups: np.ndarray
     neighbors: np.ndarray
     codes: np.ndarray
+    interleaved: np.ndarray
     scales: np.ndarray
 
 
@@ -19,9 +20,12 @@ class LaneColumns(NamedTuple):
     """The columns of `engine.lanes.Lanes`."""
 
     walks: np.ndarray
+    stages: np.ndarray
+    given: np.ndarray
+    offered: np.ndarray
+    wanted: np.ndarray
     budgets: np.ndarray
     widths: np.ndarray
-    pairs: np.ndarray
     clusters: np.ndarray
     per_group: np.ndarray
     evaluations: np.ndarray

@@ -16,10 +16,9 @@ _BLOCK = 64
 
 
 @njit(nogil=True, cache=True)
-def wipe(first, last, chosen, whole, lanes):
+def wipe(chosen, whole, lanes):
     """Unmark what lanes int64[n] scored last; all rows where others may be marked too, ``whole`` bool[lanes]."""
-    for i in range(first, last):
-        lane = chosen[i]
+    for lane in chosen:
         if whole[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
             lanes.marks[lane] = 0
         for slot in range(min(lanes.evaluations[lane], lanes.scored.shape[1])):
@@ -58,7 +57,7 @@ def visit(lanes, lane, row, slot):
 
 
 @njit(nogil=True, cache=True)
-def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, done):
+def merge(chosen, items, lanes, table, counts, scores, tangents, done):
     """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
     Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results, nor
@@ -68,7 +67,7 @@ def merge(first, last, chosen, items, lanes, table, counts, scores, tangents, do
     order = np.empty(_BLOCK, np.int64)
     source = np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64)
     groups, times = _tally(4 * lanes.result_rows.shape[1] if lanes.per_group[chosen].any() else 1)
-    for i in range(first, last):
+    for i in range(len(chosen)):
         lane = chosen[i]
         for start in range(0, counts[i], _BLOCK):
             stop = min(counts[i], start + _BLOCK)

@@ -1,36 +1,68 @@
 """A round's work before its rows are scored, in compiled code: which rows are worth it, lane by lane.
 
-Common arguments: chosen int64[n], lanes; lines int64[n], the line of each in table: int64[m, p], which is filled with
-rows, and counts: int64[m], which says how far. `items` and `lanes` are the columns of `engine.kernels.columns`.
+Common arguments: chosen int64[n], lanes; table: int64[n, p], −1 so far, of which the line of each lane whose turn it is
+gets the rows that it scores next, and counts: int64[n], which says how many. `items` and `lanes` are the columns of
+`engine.kernels.columns`.
 """
 
 import numpy as np
 from numba import njit
 
+from engine.kernels.byte_products import CENTRES
 from engine.kernels.merging import VISITED, take, visit
-from engine.kernels.scan import centre_bytes
+from engine.kernels.scan import ROOM, centre_bytes, scan
+from engine.kernels.stages import FAR, FILL, NEAR, SEEDS
 from engine.kernels.tangents import cluster, estimate_neighbors
 
-
-@njit(nogil=True, cache=True)
-def choose_given(first, last, chosen, lines, items, lanes, table, counts):
-    """Of the rows that the table holds already, as many as ``counts`` says, those that are to be scored."""
-    for i in range(first, last):
-        counts[lines[i]] = take(items, lanes, chosen[i], table, lines[i], counts[lines[i]])
+EXTRA_FOUND = 2
+"""How many times its share a centre finds, since two may find the same."""
 
 
 @njit(nogil=True, cache=True)
-def choose_near(first, last, chosen, lines, items, lanes, table, counts):
+def choose(chosen, rows, items, lanes, matrix_unit, table, counts):
+    """Fill every lane's line by the stage it is at. rows: how many are in use; matrix_unit: as for a scan."""
+    _choose_given(chosen, items, lanes, table, counts)
+    _choose_near(chosen, items, lanes, table, counts)
+    _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts)
+    _choose_linked(chosen, items, lanes, table, counts)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _left(lanes, lane):
+    """How many rows a lane may score in this step."""
+    return min(lanes.wanted[lane], lanes.budgets[lane] - lanes.evaluations[lane])
+
+
+@njit(nogil=True, cache=True)
+def _choose_given(chosen, items, lanes, table, counts):
+    """Of the next rows that a lane was given those that are to be scored."""
+    for i in range(len(chosen)):
+        lane = chosen[i]
+        if lanes.stages[lane] == SEEDS:
+            for place in range(lanes.wanted[lane]):
+                table[i, place] = lanes.given[lane, lanes.offered[lane] + place]
+            counts[i] = take(items, lanes, lane, table, i, lanes.wanted[lane])
+
+
+@njit(nogil=True, cache=True)
+def _choose_near(chosen, items, lanes, table, counts):
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents."""
-    degree = items.neighbors.shape[1]
-    most, size = lanes.widths[chosen].max(), 1
+    most = 0
+    for lane in chosen:
+        if lanes.stages[lane] == NEAR:
+            most = max(most, lanes.widths[lane])
+    if most == 0:
+        return
+    most, degree, size = min(most, lanes.beam_rows.shape[1]), items.neighbors.shape[1], 1
     while size < 2 * most * degree:
         size *= 2
     places = np.empty(size, np.int32)
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
     estimates, found = np.empty((1, most * degree), np.float32), np.empty((1, most * degree), np.int32)
-    for i in range(first, last):
-        lane, line = chosen[i], lines[i]
+    for i in range(len(chosen)):
+        lane = chosen[i]
+        if lanes.stages[lane] != NEAR:
+            continue
         count = 0
         for place in range(lanes.beam_sizes[lane]):
             slot = lanes.slots[lane, place]
@@ -42,36 +74,104 @@ def choose_near(first, last, chosen, lines, items, lanes, table, counts):
                 for d in range(planes.shape[1]):
                     planes[count, d] = lanes.tangents[lane, slot, d]
                 count += 1
-        wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
-        several = 0
+        several, wanted = 0, _left(lanes, lane)
         if count > 0:
             several = estimate_neighbors(items, lanes, lane, parents, planes, count, places, estimates, found, wanted)
         for place in range(several):
-            table[line, place] = found[0, place]
-        counts[line] = take(items, lanes, lane, table, line, several)
+            table[i, place] = found[0, place]
+        counts[i] = take(items, lanes, lane, table, i, several)
 
 
 @njit(nogil=True, cache=True)
-def choose_linked(first, last, chosen, lines, items, lanes, table, counts):
+def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
+    """The unmarked rows that clusters of the beam's gradients point at, an equal share for each.
+
+    From bytes, each block of rows read once for all lanes.
+    """
+    several, room = 0, 0
+    for lane in chosen:
+        if lanes.stages[lane] == FAR:
+            several, room = several + 1, max(room, lanes.clusters[lane])
+    if several == 0:
+        return
+    places = (several * room + CENTRES - 1) // CENTRES * CENTRES
+    centres, owners = np.zeros((places, 4 * items.interleaved.shape[1]), np.int8), np.full(places, -1)
+    keeps, ends = np.ones(places, np.int64), np.zeros(len(chosen), np.int64)
+    made = 0
+    for i in range(len(chosen)):
+        if lanes.stages[chosen[i]] == FAR:
+            made += _make_centres(lanes, chosen[i], items.scales, centres, owners, keeps, made)
+        ends[i] = made
+    # A lane whose gradients agree has few centres: they stand close together, and no scan is made for gaps.
+    places = (made + CENTRES - 1) // CENTRES * CENTRES
+    products, found = np.empty((places, ROOM * keeps.max()), np.int32), np.empty((places, ROOM * keeps.max()), np.int32)
+    sizes = np.zeros(places, np.int64)
+    scan(
+        items.interleaved, items.versions, rows, centres[:places], owners[:places], keeps[:places], lanes.marks,
+        products, found, sizes, matrix_unit,
+    )  # fmt: skip
+    for i in range(len(chosen)):
+        lane, taken = chosen[i], 0
+        if lanes.stages[lane] != FAR:
+            continue
+        wanted = _left(lanes, lane)
+        for c in range(ends[i - 1] if i > 0 else 0, ends[i]):
+            share = taken + (wanted - taken) // (ends[i] - c)
+            for place in range(sizes[c]):
+                if taken >= share:
+                    break
+                taken = _offer_unvisited(items, lanes, lane, found[c, place], table, i, taken)
+        counts[i] = taken
+
+
+@njit(nogil=True, cache=True)
+def _make_centres(lanes, lane, scales, centres, owners, keeps, place):
+    """Cluster the gradients of a lane's beam into ``clusters`` centres, which are written from a place on.
+
+    centres: int8[places, ≥ S]; owners: int64[places] becomes the lane, keeps: int64[places] what a scan is to find for
+    each. Returns how many there are.
+    """
+    width, count = lanes.tangents.shape[2] - 1, 0
+    slopes = np.empty((lanes.beam_sizes[lane], width), np.float32)
+    middles = np.empty((lanes.clusters[lane], width), np.float32)
+    for entry in range(lanes.beam_sizes[lane]):
+        slot = lanes.slots[lane, entry]
+        if lanes.beam_rows[lane, entry] >= 0 and slot >= 0:
+            for d in range(width):
+                slopes[count, d] = lanes.tangents[lane, slot, d]
+            count += 1
+    if count == 0:
+        return 0
+    made = cluster(slopes[:count], middles)
+    for c in range(made):
+        centre_bytes(middles, c, scales, centres, place + c)
+        owners[place + c] = lane
+        keeps[place + c] = (lanes.wanted[lane] + made - 1) // made * (EXTRA_FOUND if made > 1 else 1)
+    return made
+
+
+@njit(nogil=True, cache=True)
+def _choose_linked(chosen, items, lanes, table, counts):
     """A step of the walk: the unvisited neighbours of the best unexpanded beam entries, as many as a round has pairs.
 
     Where nothing is left to expand, the lowest unvisited rows, so that nothing stays unseen while there is room.
     """
-    for i in range(first, last):
-        lane, line, taken = chosen[i], lines[i], 0
-        wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
-        place = 0
+    for i in range(len(chosen)):
+        lane, taken, place = chosen[i], 0, 0
+        if lanes.stages[lane] != FILL:
+            continue
+        wanted = _left(lanes, lane)
         while taken < wanted and place < lanes.beam_sizes[lane] and lanes.beam_rows[lane, place] >= 0:
             if lanes.unexpanded[lane, place]:
-                taken, done = _follow(items, lanes, lane, lanes.beam_rows[lane, place], table, line, taken, wanted)
+                taken, done = _follow(items, lanes, lane, lanes.beam_rows[lane, place], table, i, taken, wanted)
                 lanes.unexpanded[lane, place] = not done
             place += 1
         if taken == 0:
             for row in range(len(items.versions)):
                 if taken == wanted:
                     break
-                taken = _offer_unvisited(items, lanes, lane, row, table, line, taken)
-        counts[line] = taken
+                taken = _offer_unvisited(items, lanes, lane, row, table, i, taken)
+        counts[i] = taken
 
 
 @njit(nogil=True, cache=True)
@@ -94,46 +194,3 @@ def _offer_unvisited(items, lanes, lane, row, table, line, taken):
     visit(lanes, lane, row, lanes.evaluations[lane] + taken)
     table[line, taken] = row
     return taken + 1
-
-
-@njit(nogil=True, cache=True)
-def make_centres(first, last, chosen, rounds, scales, lanes, room, centres, owners):
-    """Cluster the gradients of each lane's beam into ``clusters`` centres.
-
-    Lane i's are written to centres: int8[≥ n · room, ≥ S] from place room · i, and owners: int64[≥ n · room] becomes
-    its lane, −1 where there are fewer.
-    """
-    width, longest = lanes.tangents.shape[2] - 1, lanes.beam_rows.shape[1]
-    slopes, middles = np.empty((longest, width), np.float32), np.empty((room, width), np.float32)
-    for i in range(first, last):
-        lane = chosen[i]
-        count = 0
-        for place in range(lanes.beam_sizes[lane]):
-            slot = lanes.slots[lane, place]
-            if lanes.beam_rows[lane, place] >= 0 and slot >= 0:
-                for d in range(width):
-                    slopes[count, d] = lanes.tangents[lane, slot, d]
-                count += 1
-        if count > 0:
-            made = cluster(slopes[:count], middles[: lanes.clusters[lane]], rounds)
-            for c in range(made):
-                centre_bytes(middles, c, scales, centres, room * i + c)
-                owners[room * i + c] = lane
-
-
-@njit(nogil=True, cache=True)
-def choose_far(first, last, chosen, lines, items, lanes, ends, found, sizes, table, counts):
-    """Of what each lane's centres found, int32[≥ ends[−1], keep], an equal share from each, every row once.
-
-    The centres of lane i end before ends[i], where those of the next begin.
-    """
-    for i in range(first, last):
-        lane, line, taken = chosen[i], lines[i], 0
-        wanted = min(lanes.pairs[lane], table.shape[1], lanes.budgets[lane] - lanes.evaluations[lane])
-        for c in range(ends[i - 1] if i > 0 else 0, ends[i]):
-            share = taken + (wanted - taken) // (ends[i] - c)
-            for place in range(sizes[c]):
-                if taken >= share:
-                    break
-                taken = _offer_unvisited(items, lanes, lane, found[c, place], table, line, taken)
-        counts[line] = taken

@@ -84,7 +84,7 @@ def _scan_every(
     At the end the floor of a centre that found enough is the least that it keeps, less one.
     """
     quads, width, count = groups.shape[1], centres.shape[1], (rows + LANES - 1) // LANES
-    out, above = _aligned(GROUPS * CENTRES * LANES).reshape(GROUPS, CENTRES, LANES), np.empty(CENTRES, np.uint16)
+    out, above = _aligned(GROUPS * CENTRES * LANES).reshape(GROUPS, CENTRES, LANES), np.zeros(LANES, np.uint16)
     groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
     out_at, above_at, step = out.ctypes.data, above.ctypes.data, GROUPS * stride
     block = max(1, _BLOCK_BYTES // (GROUPS * quads * 4 * LANES)) * step

@@ -12,6 +12,10 @@ ENTERED, FULL, BARREN = 1, 2, 4
 """Bits of what a step did to a lane: its results changed; its beam and its results have no empty place; none of its
 beam's entries with a tangent has neighbours to look at."""
 
+GIVEN_ROWS = 1_024
+"""Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
+scores ten thousand does not keep the others waiting for all of them."""
+
 RUNNING, SPENT, CONVERGED = range(3)
 """How a lane stands after a step: it goes on, its budget is spent, or nothing is left to do."""
 
@@ -20,9 +24,12 @@ class Progress(NamedTuple):
     """The columns of `engine.lanes.Lanes` that decide what a lane does next; on the host, whatever the device."""
 
     walks: np.ndarray
-    waiting: np.ndarray
     stages: np.ndarray
     next_stages: np.ndarray
+    givens: np.ndarray
+    offered: np.ndarray
+    wanted: np.ndarray
+    pairs: np.ndarray
     steps: np.ndarray
     rounds: np.ndarray
     quiet: np.ndarray
@@ -45,8 +52,12 @@ def advance(chosen, counts, done, progress, quiet_rounds):
         progress.evaluations[lane] += counts[i]
         progress.quiet[lane] = 0 if done[i] & ENTERED else progress.quiet[lane] + 1
         progress.rounds[lane] -= stage in (NEAR, FAR)
+        if stage == SEEDS:
+            progress.offered[lane] += progress.wanted[lane]
         following = _following(lane, stage, done[i], progress, quiet_rounds)
         progress.stages[lane] = following
+        left = progress.givens[lane] - progress.offered[lane]
+        progress.wanted[lane] = min(left, GIVEN_ROWS) if following == SEEDS else progress.pairs[lane]
         if progress.evaluations[lane] >= progress.budgets[lane]:
             standing[i] = SPENT
         elif following == FILL:
@@ -57,7 +68,7 @@ def advance(chosen, counts, done, progress, quiet_rounds):
 
 @njit(nogil=True, cache=True)
 def _following(lane, stage, done, progress, quiet_rounds):
-    if progress.waiting[lane]:
+    if progress.offered[lane] < progress.givens[lane]:
         return SEEDS
     if not progress.walks[lane]:
         return FILL

@@ -11,6 +11,8 @@ from engine.kernels.instructions import prefetch
 from engine.kernels.ranking import select
 from engine.kernels.scan import ZERO, centre_bytes
 
+CLUSTER_ROUNDS = 4
+
 _FAR = np.float32(3e38)
 _LINE = 16
 
@@ -72,7 +74,7 @@ def _place_of(row, places, found, free):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def cluster(gradients, centres, rounds):
+def cluster(gradients, centres):
     """k-means of gradients float32[n ≥ 1, D] into ``centres`` float32[C, D]; returns how many there are.
 
     Starts from the first, which is the best row's, and from those farthest from the ones before. There are fewer
@@ -88,9 +90,9 @@ def cluster(gradients, centres, rounds):
         _take_over(gradients, centres, wanted, nearest, owner)
         wanted += 1
         farthest = np.argmax(nearest)
-    for r in range(rounds):
+    for r in range(CLUSTER_ROUNDS):
         _move_to_means(gradients, centres[:wanted], owner)
-        if r + 1 < rounds:
+        if r + 1 < CLUSTER_ROUNDS:
             nearest[:] = _FAR
             for c in range(wanted):
                 _take_over(gradients, centres, c, nearest, owner)

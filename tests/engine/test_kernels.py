@@ -14,7 +14,9 @@ from engine.kernels.scan import ROOM, ZERO, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
-WITHOUT = pytest.mark.skipif(matrix_unit() is None, reason="this CPU has no matrix unit (AMX), or Linux does not lend it")
+WITHOUT = pytest.mark.skipif(
+    matrix_unit() is None, reason="no matrix unit (AMX) here, or Linux does not lend it"
+)
 UNITS = [pytest.param(None, id="vectors"), pytest.param(matrix_unit(), marks=WITHOUT, id="matrix unit")]
 
 
@@ -110,7 +112,7 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
     rng = np.random.default_rng(rows)
     vectors = rng.normal(size=(rows, dimensions)).astype(np.float32)
     sketch = sketch_of(vectors)
-    width = 4 * sketch.groups.shape[1]
+    width = 4 * sketch.interleaved.shape[1]
     versions = np.where(rng.random(rows) < 0.8, 7, -7)
     centres = np.zeros((2 * CENTRES, width), np.int8)
     wanted = rng.normal(size=(11, dimensions)).astype(np.float32)
@@ -122,9 +124,9 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
     products, found = np.empty((len(lanes), ROOM * keep), np.int32), np.empty((len(lanes), ROOM * keep), np.int32)
     sizes = np.empty(len(lanes), np.int64)
     keeps = np.full(len(lanes), keep)
-    scan(sketch.groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes, unit)
+    scan(sketch.interleaved, versions, rows, centres, lanes, keeps, marks, products, found, sizes, unit)
 
-    codes = sketch.groups.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
+    codes = sketch.interleaved.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
     np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
     for centre, lane in enumerate(lanes.tolist()):
         if lane < 0:
@@ -153,7 +155,7 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     sizes = np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
-    scan(sketch.groups, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes, matrix_unit())
+    scan(sketch.interleaved, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes, matrix_unit())
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
     assert all(len(set(a.tolist()) & set(b.tolist())) >= 8 for a, b in zip(found[:, :10], exact, strict=True))
 
@@ -204,10 +206,10 @@ def test_clusters_are_what_far_groups_have_in_the_middle() -> None:
     groups = np.eye(4, 16, dtype=np.float32) * 50
     gradients = np.concatenate([group + rng.normal(size=(7, 16)).astype(np.float32) for group in groups])
     centres = np.zeros((4, 16), np.float32)
-    assert cluster(gradients, centres, 4) == 4
+    assert cluster(gradients, centres) == 4
     means = gradients.reshape(4, 7, 16).mean(axis=1)
     np.testing.assert_allclose(sorted(centres.tolist()), sorted(means.tolist()), rtol=1e-4, atol=1e-4)
-    assert cluster(np.repeat(gradients[:1], 9, axis=0), centres, 4) == 1
+    assert cluster(np.repeat(gradients[:1], 9, axis=0), centres) == 1
     np.testing.assert_allclose(centres[0], gradients[0], rtol=1e-5)
 
 

@@ -19,8 +19,9 @@ from safetensors.numpy import load_file
 from benchmarks import reference_plain as plain
 from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
+from engine.kernels.scoring import count_rows
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, as_arrays, padded_histories, pair_arrays, runs_compiled
+from engine.metric import Users, as_read, padded_histories, pair_arrays, runs_compiled
 from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
@@ -147,7 +148,8 @@ class ReferenceMetric:
         d, w = self.dimensions, LONGEST
         shapes = ((d, HIDDEN), (HIDDEN, d), (HIDDEN,), (d * w,), (w, d), (d * w,), (w, d), (w,))
         columns = (torch.zeros(lanes, *shape, device=device) for shape in shapes)
-        return ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)])
+        users: Users = as_read(self, ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)]), device)
+        return users
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Fold everything that does not depend on the item."""
@@ -157,7 +159,7 @@ class ReferenceMetric:
             return
         over_lanes(
             fold_users, len(queries), self.stored(state), histories, lanes, self._layers,
-            as_arrays(ReferenceUsers(*users)),
+            ReferenceUsers(*users),
         )  # fmt: skip
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
@@ -178,7 +180,7 @@ class ReferenceMetric:
             return plain.score_pairs(state, rows, ReferenceUsers(*users), lanes, layers, derive=derive)
         scores, tangents, (_, *pairs) = pair_arrays(state, rows, lanes, derive=derive)
         over_lanes(
-            score_pairs, len(rows), self.stored(state), *pairs, as_arrays(ReferenceUsers(*users)), self._layers, scores,
+            score_pairs, len(rows), self.stored(state), *pairs, ReferenceUsers(*users), self._layers, scores,
             tangents, derive,
         )  # fmt: skip
         return torch.from_numpy(scores), torch.from_numpy(tangents)
@@ -242,7 +244,7 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, tangents, derive):  # type: ignore[no-untyped-def]
+def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents, derive):  # type: ignore[no-untyped-def]
     """Scores and, where ``derive``, tangents, as the kernels of `engine.kernels.scoring` give them."""
     dimensions = len(layers.user)
     x = np.zeros((_TILE, dimensions), np.float32)
@@ -256,8 +258,9 @@ def score_pairs(first, last, state, rows, counts, lanes, users, layers, scores, 
         keys = users.keys[lane, : dimensions * width].reshape((dimensions, width))
         value = users.values[lane, : dimensions * width].reshape((dimensions, width))
         a, v = weights[: _TILE * width].reshape((_TILE, width)), values[: _TILE * width].reshape((_TILE, width))
-        for start in range(0, counts[line], _TILE):
-            size = min(_TILE, counts[line] - start)
+        count = count_rows(rows, scores, line)
+        for start in range(0, count, _TILE):
+            size = min(_TILE, count - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for i in range(size):
                 widen(state, rows[line, start + i], x[i])

@@ -17,8 +17,8 @@ from engine.kernels.scoring import score_vectors
 from engine.kernels.threads import over_lanes
 from engine.query import Query
 
-Users = tuple[torch.Tensor, ...]
-"""Columns over lanes: what a metric keeps of the user in each lane."""
+Users = tuple[Any, ...]
+"""Columns over lanes: what a metric keeps of the user in each lane, as it wants it: nobody else looks inside."""
 
 
 class Metric(Protocol):
@@ -155,10 +155,11 @@ def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
     return metric.compiled and state.device.type == "cpu"
 
 
-def as_arrays(users: Users) -> Any:
-    """The same columns, of the same named tuple, as compiled code reads them."""
-    arrays = [column.numpy() for column in users]
-    return type(users)(*arrays) if hasattr(users, "_fields") else tuple(arrays)
+def as_read(metric: Metric, users: Any, device: torch.device) -> Any:
+    """A named tuple of columns as the metric will read them on a device: tensors, or arrays for compiled code."""
+    if not (metric.compiled and device.type == "cpu"):
+        return users
+    return type(users)(*(column.numpy() for column in users))
 
 
 def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
@@ -173,11 +174,11 @@ def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
 def pair_arrays(
     state: torch.Tensor, rows: torch.Tensor, lanes: torch.Tensor, *, derive: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """What every kernel takes: scores to fill, −inf so far, tangents to fill, and (state, rows, counts, lanes)."""
+    """What every kernel takes: scores to fill, tangents to fill, and (state, rows, lanes)."""
     pairs = rows.numpy()
-    scores = np.full(pairs.shape, -np.inf, np.float32)
+    scores = np.empty(pairs.shape, np.float32)
     tangents = np.empty((*pairs.shape, state.shape[1] + 1) if derive else (0, 0, 0), np.float32)
-    return scores, tangents, (state.numpy(), pairs, (pairs >= 0).sum(axis=1), lanes.numpy())
+    return scores, tangents, (state.numpy(), pairs, lanes.numpy())
 
 
 def with_intercepts(scores: torch.Tensor, gradients: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from engine.kernels.scoring import score_kernels
 from engine.kernels.threads import over_lanes
 from engine.metric import (
     Users,
-    as_arrays,
+    as_read,
     padded_histories,
     pair_arrays,
     query_vector,
@@ -99,7 +99,7 @@ class MlpMetric:
 
     def make_users(self, lanes: int, device: torch.device) -> Users:
         """Columns without a history in any lane."""
-        return MlpUsers(
+        users = MlpUsers(
             vectors=torch.zeros(lanes, _LONGEST, padded(self.dimensions, PANEL), device=device),
             operands=torch.zeros(lanes, self.dimensions * _LONGEST, device=device),
             biases=torch.full((lanes, _LONGEST), -torch.inf, device=device),
@@ -107,6 +107,8 @@ class MlpMetric:
             touched=torch.zeros(lanes, _LONGEST, dtype=torch.bool, device=device),
             lengths=torch.zeros(lanes, dtype=torch.int64, device=device),
         )
+        read: Users = as_read(self, users, device)
+        return read
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Look the histories up, newest first; a query's own vector counts as one more item."""
@@ -134,9 +136,8 @@ class MlpMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        columns = as_arrays(users)
         weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
-        over_lanes(score_kernels, len(rows), *given, columns, *weights, scores, tangents, derive)
+        over_lanes(score_kernels, len(rows), *given, users, *weights, scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
     def _plain(
@@ -181,7 +182,7 @@ class MlpMetric:
         rows, codes, own, has_own = self._histories(queries)
         biases = (self._code_bias.numpy(), self._history_bias)
         over_lanes(
-            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, as_arrays(users)
+            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, users
         )  # fmt: skip
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:

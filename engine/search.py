@@ -79,7 +79,7 @@ class ParallelSearch:
         A lane whose time is up makes no hop: its best so far is the answer.
         """
         lanes = self.lanes
-        expired = self._retire(np.flatnonzero(lanes.deadlines <= time.monotonic()), Stop.DEADLINE)
+        expired = self._retire((lanes.deadlines <= time.monotonic()).nonzero()[0], Stop.DEADLINE)
         running = self._moving()
         if len(running) == 0:
             return expired
@@ -127,9 +127,9 @@ class ParallelSearch:
         A scan costs much the same for one lane as for many; lanes that waited once look far together from then on.
         Where a third looks far already, waiting would make steps uneven and save little.
         """
-        running = np.flatnonzero(self.lanes.running)
+        running = self.lanes.running.nonzero()[0]
         far = self.lanes.stages[running] == FAR
-        several = int(np.count_nonzero(far))
+        several = np.count_nonzero(far)
         self._scanned = several > 0 and (not self._scanned or 3 * several >= len(far))
         return running if self._scanned else running[~far]
 
@@ -142,7 +142,7 @@ class ParallelSearch:
         parts = self._threads(len(running))
         # First those whose tangents a later round will want.
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
-        derived, others = np.flatnonzero(later), np.flatnonzero(~later)
+        derived, others = later.nonzero()[0], (~later).nonzero()[0]
 
         def hop(part: int) -> None:
             first, last = derived[part::parts], others[len(others) - 1 - part :: -parts]
@@ -172,11 +172,11 @@ class ParallelSearch:
         table, counts, done = (torch.from_numpy(column).to(device, non_blocking=True) for column in empty)
         if widest > 0:
             self._rounds.choose(index, lanes, chosen, table, counts)
-        for part, derive in ((slice(0, derived), True), (slice(derived, None), False)):
-            rows = table[part]
-            if rows.numel() == 0:
+        for first, last, derive in ((0, derived, True), (derived, len(chosen), False)):
+            if first == last or widest == 0:
                 continue
-            mine, tangents = torch.from_numpy(chosen[part]).to(device, non_blocking=True), None
+            part, tangents = slice(first, last), None
+            rows, mine = table[part], torch.from_numpy(chosen[part]).to(device, non_blocking=True)
             if derive:
                 scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
             else:

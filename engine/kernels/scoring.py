@@ -1,8 +1,9 @@
 """Scores and gradients of pairs in compiled code, a kernel for each kind of metric.
 
-Common arguments: rows int64[n, P], of whose line i the first counts[i] are scored for lane lanes[i]; scores
-float32[n, P] and, where ``derive``, tangents float32[n, P, S + 1], zeros so far, are filled as far: a gradient by the
-state and the intercept, so that a row of state s near by is worth about gradient · s + intercept.
+Common arguments: rows int64[n, P], −1 behind the last, of whose line i all are scored for lane lanes[i]; scores
+float32[n, P] are filled, with −inf behind the last, and, where ``derive``, tangents float32[n, P, S + 1], as far as
+there are rows: a gradient by the state and the intercept, so that a row of state s near by is worth about gradient · s
++ intercept.
 """
 
 import numpy as np
@@ -14,13 +15,23 @@ _TILE = 64
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean something here
 
 
+@njit(nogil=True, cache=True)
+def count_rows(rows, scores, line):
+    """How many rows a line has; the places behind them are worth −inf."""
+    count = rows.shape[1]
+    while count > 0 and rows[line, count - 1] < 0:
+        count -= 1
+        scores[line, count] = -np.inf
+    return count
+
+
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
-def score_vectors(first, last, squared, state, rows, counts, lanes, users, scores, tangents, derive):
+def score_vectors(first, last, squared, state, rows, lanes, users, scores, tangents, derive):
     """Inner products with users float32[lanes, D], or negative squared distances from them."""
     dimensions = users.shape[1]
     for i in range(first, last):
         lane = lanes[i]
-        for p in range(counts[i]):
+        for p in range(count_rows(rows, scores, i)):
             row = rows[i, p]
             total = np.float32(0)
             if squared:
@@ -40,7 +51,7 @@ def score_vectors(first, last, squared, state, rows, counts, lanes, users, score
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
 def score_kernels(
-    first, last, state, rows, counts, lanes, users, candidate_bias, prior, bonus, scores, tangents, derive
+    first, last, state, rows, lanes, users, candidate_bias, prior, bonus, scores, tangents, derive
 ):  # fmt: skip
     """The learned metric: log of a sum of exponentials of products with the lane's history.
 
@@ -60,8 +71,9 @@ def score_kernels(
         forward, biases = users.operands[lane, : dimensions * width].reshape((dimensions, width)), users.biases[lane]
         own_rows, touched = users.rows[lane, :width], users.touched[lane]
         z = logits[: _TILE * width].reshape((_TILE, width))
-        for start in range(0, counts[i], _TILE):
-            size = min(_TILE, counts[i] - start)
+        count = count_rows(rows, scores, i)
+        for start in range(0, count, _TILE):
+            size = min(_TILE, count - start)
             full = (size + ROWS - 1) // ROWS * ROWS
             for t in range(size):
                 row = rows[i, start + t]

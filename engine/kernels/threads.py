@@ -36,6 +36,9 @@ def over_lanes(kernel: Callable[..., None], count: int, *arguments: object) -> N
     if count == 0:
         return
     parts = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), count)
+    if parts == 1:
+        kernel(0, count, *arguments)
+        return
     mine, *rest = pairwise(count * part // parts for part in range(parts + 1))
     others = [_pool(parts).submit(kernel, first, last, *arguments) for first, last in rest]
     kernel(*mine, *arguments)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import inf
-from operator import attrgetter
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ NO_ROW = -1
 NO_SLOT = -1
 MOST_SLOTS = 1_024
 """Tangents that a lane keeps at most: those of the first rows that it scores."""
-
-_PARAMS = attrgetter("k", "beam", "width", "pairs", "clusters", "rounds", "budget")
 
 
 class Ranking:
@@ -92,14 +89,13 @@ class Lanes:
         self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
         self.scored = torch.zeros(count, 0, dtype=torch.int32, device=device)
         self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
-        self.running = np.zeros(count, dtype=bool)
-        self.walks = np.zeros(count, dtype=bool)
+        self.running, self.walks = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
         self.deadlines = np.full(count, inf)
-        self.budgets, self.widths, self.pairs, self.clusters = (np.zeros(count, dtype=np.int64) for _ in range(4))
-        self.per_group = np.zeros(count, dtype=np.int64)
-        self.evaluations, self.steps, self.rounds, self.quiet = (np.zeros(count, dtype=np.int64) for _ in range(4))
-        self.stages, self.next_stages = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-        self.givens, self.offered, self.wanted = (np.zeros(count, dtype=np.int64) for _ in range(3))
+        # Lines of one table, so that an admission writes them at once, in the order of `_numbers_of`.
+        self._numbers = np.zeros((14, count), dtype=np.int64)
+        self.budgets, self.widths, self.pairs, self.clusters, self.rounds, self.per_group, *numbers = self._numbers
+        self.givens, self.offered, self.wanted, self.stages, self.next_stages, *numbers = numbers
+        self.steps, self.quiet, self.evaluations = numbers
         self._remember = index.sketch is not None
         # Lanes in which other rows than those scored may be marked.
         self._whole = np.zeros(count, dtype=bool)
@@ -152,25 +148,18 @@ class Lanes:
 
         A lane that does not walk, bool[n], scores its seeds and nothing else.
         """
-        k, beam, widths, pairs, clusters, rounds, budgets = np.array([_PARAMS(query.params) for query in queries]).T
-        pairs, givens = np.maximum(pairs, k), np.array([len(rows) for rows in seeds])
-        self._reserve(int(beam.max()), int(k.max()), int((givens + rounds * pairs).max()), int(givens.max()))
+        givens = list(map(len, seeds))
+        k, beam = np.array([(query.params.k, query.params.beam) for query in queries]).T
+        numbers = np.array([_numbers_of(*each) for each in zip(queries, givens, walks.tolist(), strict=True)]).T
+        most = max(query.params.rounds * max(query.params.pairs, query.params.k) for query in queries)
+        self._reserve(int(beam.max()), int(k.max()), max(givens) + most, max(givens))
         self.beam.open(lanes, beam)
         self.results.open(lanes, k)
-        self.budgets[lanes], self.widths[lanes], self.pairs[lanes] = budgets, widths, pairs
-        self.clusters[lanes] = clusters
-        self.rounds[lanes] = np.where(walks, rounds, 0)
-        self.per_group[lanes] = [query.per_group for query in queries]
-        self.walks[lanes], self.running[lanes] = walks, True
-        self.steps[lanes] = self.quiet[lanes] = 0
-        self.stages[lanes] = SEEDS
-        self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
-        # Who starts from rows that say nothing of the user looks far first.
-        self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
         self._mark(lanes, queries)
-        self.evaluations[lanes] = 0
-        self.givens[lanes], self.offered[lanes], self.wanted[lanes] = givens, 0, np.minimum(givens, GIVEN_ROWS)
-        given = np.full((len(queries), givens.max()), NO_ROW)
+        self._numbers[:, lanes] = numbers
+        self.walks[lanes], self.running[lanes] = walks, True
+        self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
+        given = np.full((len(queries), max(givens)), NO_ROW)
         for line, lane, query, rows in zip(given, lanes.tolist(), queries, seeds, strict=True):
             line[: len(rows)] = rows
             self.queries[lane] = query
@@ -225,6 +214,13 @@ class Lanes:
         for lane in lanes.tolist():
             if len(self._excluded[lane]):
                 write(self.marks[lane], self._excluded[lane], 0)
+
+
+def _numbers_of(query: Query, given: int, walks: bool) -> tuple[int, ...]:
+    """What a lane begins with. Who starts from rows that say nothing of the user looks far first."""
+    asked, next_stage = query.params, NEAR if len(query.history_rows) else FAR
+    params = (asked.budget, asked.width, max(asked.pairs, asked.k), asked.clusters, asked.rounds if walks else 0)
+    return *params, query.per_group, given, 0, min(given, GIVEN_ROWS), SEEDS, next_stage, 0, 0, 0
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

@@ -129,7 +129,7 @@ class ParallelSearch:
         """
         running = self.lanes.running.nonzero()[0]
         far = self.lanes.stages[running] == FAR
-        several = np.count_nonzero(far)
+        several = int(np.count_nonzero(far))
         self._scanned = several > 0 and (not self._scanned or 3 * several >= len(far))
         return running if self._scanned else running[~far]
 

@@ -108,13 +108,14 @@ def _scan_every(
                     some &= some - np.uint16(1)
                     bits, c = above[i], first + i
                     while bits:
-                        place = lowest_bit(bits)
+                        place, size, floor = lowest_bit(bits), sizes[c], floors[c]
                         bits &= bits - np.uint16(1)
                         for g in range(GROUPS):  # kept or overwritten by the next: a CPU could not foresee a branch
-                            products[c, sizes[c]] = out[g, i, place]
-                            found[c, sizes[c]] = (group + g) * LANES + place
-                            sizes[c] += out[g, i, place] > floors[c]
-                        if sizes[c] + GROUPS > ROOM * keeps[c]:
+                            products[c, size] = out[g, i, place]
+                            found[c, size] = (group + g) * LANES + place
+                            size += out[g, i, place] > floor
+                        sizes[c] = size
+                        if size + GROUPS > ROOM * keeps[c]:
                             _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
     if matrix_unit is not None:
         set_up_matrix_unit(setups.ctypes.data, setups[1:].ctypes.data)  # as others on this thread left it

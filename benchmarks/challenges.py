@@ -62,7 +62,7 @@ class Challenge:
 def load(folder: Path, data: Path) -> Challenge:
     """A folder with a reference or a trained metric; the latter's users are those of the data set."""
     if (folder / "reference.safetensors").exists():
-        return _reference(Ruler.load(folder))
+        return of_ruler(Ruler.load(folder))
     return _learned(MetricArtifact.load(folder), read_dataset(data))
 
 
@@ -88,7 +88,8 @@ def noisy_copies(vectors: np.ndarray, sources: np.ndarray, random: np.random.Gen
     return copies
 
 
-def _reference(ruler: Ruler) -> Challenge:
+def of_ruler(ruler: Ruler) -> Challenge:
+    """The reference metric's items and questions."""
     rows = [line[line >= 0] for line in ruler.history]
     histories = [Query(history_rows=mine, history_codes=np.zeros(len(mine), np.int8)) for mine in rows]
     nothing = np.zeros((len(ruler.vectors), 0), np.float32)

@@ -114,7 +114,7 @@ def lane_rows(bench: Bench, params: SearchParams, rounds: int) -> list[LaneRow]:
     return [LaneRow(lanes, outcomes[lanes].recall(bench.exact), 1 / timings[lanes].median) for lanes in LANES]
 
 
-def timed(method: Method, queries: int) -> Callable[[], float]:
+def timed(method: Callable[[], object], queries: int) -> Callable[[], float]:
     """A run that gives seconds per query."""
 
     def run() -> float:

@@ -7,8 +7,6 @@ in bytes at any precision, and at int8 the sketch's codes are the state. Where t
 come from the float32 state, kept elsewhere and not counted: at that place `state_bytes` are what the search holds.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -21,18 +19,18 @@ import typer
 from rich.console import Console
 from safetensors import SafetensorError
 
+from benchmarks.challenges import of_ruler
+from benchmarks.contest import timed
 from benchmarks.machine import THREADS, Machine, bound_threads
 from benchmarks.narrow_state import State, narrowed
 from benchmarks.reference_metric import ReferenceMetric, Ruler
 from benchmarks.report import Report
+from benchmarks.search_bench import K, built
 from benchmarks.timing import Ratio, alternate
-from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.query import Query, SearchParams
 from engine.search import search
 
-K = 50
-DEGREE = 64
 LANES = 128
 SETTINGS = (
     SearchParams(k=50, beam=50, width=8, pairs=60, clusters=4, rounds=3),
@@ -40,8 +38,6 @@ SETTINGS = (
     SearchParams(k=100, beam=100, width=48, pairs=100, clusters=6, rounds=4),
 )
 """The whole beam is asked for, k = beam, and the best 50 of it are the answer."""
-
-_BATCH = 2_048
 
 
 @dataclass(frozen=True)
@@ -136,21 +132,6 @@ class Bench:
         return metric.score(self.index.state, torch.from_numpy(rows), users, torch.from_numpy(lanes))
 
 
-def built(metric: ReferenceMetric, vectors: np.ndarray) -> ItemIndex:
-    """An index of these vectors, its graph built batch by batch."""
-    index = ItemIndex(metric, DEGREE)
-    for start in range(0, len(vectors), _BATCH):
-        rows = np.arange(start, min(len(vectors), start + _BATCH))
-        change = plan_insert(index, rows, torch.from_numpy(vectors[rows]), GraphParams(candidates=2 * DEGREE))
-        writes = {
-            "vectors": [(rows, vectors[rows])],
-            "neighbors": [(change.rows, change.neighbors)],
-            "versions": [(rows, np.ones((len(rows), 1), np.int64))],
-        }
-        index.apply(writes, int(rows[-1]) + 1)
-    return index
-
-
 def measured(bench: Bench, rounds: int) -> list[PrecisionRow]:
     """Let all precisions take turns."""
     contestants = [
@@ -163,7 +144,8 @@ def measured(bench: Bench, rounds: int) -> list[PrecisionRow]:
         for params, name, rescored in contestants
     }
     found = {contestant: run() for contestant, run in searches.items()}
-    timings = alternate({contestant: _timed(run) for contestant, run in searches.items()}, rounds)
+    asked = len(bench.ruler.history)
+    timings = alternate({contestant: timed(run, asked) for contestant, run in searches.items()}, rounds)
     rows = []
     for params, name, rescored in contestants:
         answers, timing = found[params, name, rescored], timings[params, name, rescored]
@@ -176,22 +158,13 @@ def measured(bench: Bench, rounds: int) -> list[PrecisionRow]:
                 recall_at_50=bench.recall(answers, K),
                 recall_at_10=bench.recall(answers, 10),
                 score_error=bench.error("float32" if rescored else name),
-                queries_per_second=len(answers) / timing.median,
+                queries_per_second=1 / timing.median,
                 time_over_float32=ratio.median,
                 spread=ratio.high - ratio.low,
                 **bench.bytes_per_item(name),
             )
         )
     return rows
-
-
-def _timed(work: Callable[[], object]) -> Callable[[], float]:
-    def run() -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    return run
 
 
 def main(
@@ -209,7 +182,7 @@ def main(
         raise typer.BadParameter(f"{metric} holds no reference metric: {error}", param_hint="--metric") from None
     errors = Console(stderr=True)
     with errors.status("building the graph"):
-        index = built(ReferenceMetric(ruler.weights), ruler.vectors)
+        index = built(of_ruler(ruler))
     with errors.status("measuring"):
         rows = measured(Bench(ruler, index), rounds)
     title = f"recall@{K} under the reference metric, {len(ruler.vectors):,} items, {len(ruler.history)} queries"

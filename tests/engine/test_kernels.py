@@ -14,9 +14,7 @@ from engine.kernels.scan import ROOM, ZERO, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
-WITHOUT = pytest.mark.skipif(
-    matrix_unit() is None, reason="no matrix unit (AMX) here, or Linux does not lend it"
-)
+WITHOUT = pytest.mark.skipif(matrix_unit() is None, reason="no matrix unit (AMX) here, or Linux does not lend it")
 UNITS = [pytest.param(None, id="vectors"), pytest.param(matrix_unit(), marks=WITHOUT, id="matrix unit")]
 
 

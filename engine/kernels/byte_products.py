@@ -152,7 +152,7 @@ def find_above(typing: Any, products: Any, floors: Any, above: Any) -> Any:
         products, floors, above = (
             pointer(builder, address, kind) for address, kind in zip(arguments, (INT, INT, SHORT), strict=True)
         )
-        every = SHORT(0)
+        every = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [0] * LANES)
         for c in range(CENTRES):
             largest, *others = (
                 builder.load(at(builder, products, LONG((g * CENTRES + c) * LANES), _INTS), align=4)
@@ -161,10 +161,10 @@ def find_above(typing: Any, products: Any, floors: Any, above: Any) -> Any:
             for other in others:
                 largest = call(builder, f"llvm.smax.v{LANES}i32", _INTS, [largest, other])
             floor = splat(builder, builder.load(builder.gep(floors, [LONG(c)])))
-            bits = builder.bitcast(builder.icmp_signed(">", largest, floor), SHORT)
-            builder.store(bits, builder.gep(above, [LONG(c)]))
+            bits = builder.icmp_signed(">", largest, floor)
+            builder.store(builder.bitcast(bits, SHORT), builder.gep(above, [LONG(c)]))
             every = builder.or_(every, bits)
-        return builder.icmp_signed("!=", every, SHORT(0))
+        return builder.icmp_signed("!=", builder.bitcast(every, SHORT), SHORT(0))
 
     return types.boolean(*[types.intp] * 3), generate
 

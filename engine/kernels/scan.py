@@ -22,6 +22,7 @@ ROOM = 5
 _BLOCK_BYTES = 2**18
 """Of rows that all centres are multiplied with while they are in the cache."""
 
+_LINE = 64
 _SAMPLE, _MORE = 16, 3
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
@@ -87,7 +88,9 @@ def _scan_every(
     out, above = _aligned(GROUPS * CENTRES * LANES).reshape(GROUPS, CENTRES, LANES), np.zeros(LANES, np.uint16)
     groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
     out_at, above_at, step = out.ctypes.data, above.ctypes.data, GROUPS * stride
-    block = max(1, _BLOCK_BYTES // (GROUPS * quads * 4 * LANES)) * step
+    bytes_a_step, tiles = GROUPS * quads * 4 * LANES, len(centres) // CENTRES
+    block = max(1, _BLOCK_BYTES // bytes_a_step) * step
+    lines_ahead = (bytes_a_step // _LINE + tiles - 1) // max(tiles, 1)
     sizes[:] = 0
     if matrix_unit is not None:
         setups = np.empty((2, len(matrix_unit)), np.uint8)
@@ -95,6 +98,10 @@ def _scan_every(
     for start in range(0, count, block):
         for first in range(0, len(centres), CENTRES):
             for group in range(start, min(start + block, count), step):
+                # While this block is multiplied, the next one comes nearer, a part with every tile of centres.
+                ahead_at = groups_at + (group + block) * quads * 4 * LANES + first // CENTRES * lines_ahead * _LINE
+                for line in range(lines_ahead):
+                    prefetch(ahead_at + line * _LINE)
                 block_at, block_centres_at = groups_at + group * quads * 4 * LANES, centres_at + first * width
                 if matrix_unit is None:
                     multiply_by_vectors(block_at, quads, block_centres_at, width, out_at)

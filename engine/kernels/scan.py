@@ -19,7 +19,7 @@ ZERO = 128
 ROOM = 5
 """For how many times as many rows as it keeps a centre has room, before it chooses among them."""
 
-_BLOCK_BYTES = 2**18
+_BLOCK_BYTES = 2**15
 """Of rows that all centres are multiplied with while they are in the cache."""
 
 _LINE = 64

@@ -21,7 +21,7 @@ from benchmarks.narrow_state import State, widen
 from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
 from engine.kernels.scoring import count_rows
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, as_read, padded_histories, pair_arrays, runs_compiled
+from engine.metric import Users, for_kernels, padded_histories, pair_arrays, runs_compiled
 from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
@@ -61,15 +61,15 @@ class ReferenceUsers(NamedTuple):
     padding. widths: int64[lanes], w.
     """
 
-    hidden: torch.Tensor
-    hidden_back: torch.Tensor
-    hidden_bias: torch.Tensor
-    keys: torch.Tensor
-    keys_back: torch.Tensor
-    values: torch.Tensor
-    values_back: torch.Tensor
-    history_bias: torch.Tensor
-    widths: torch.Tensor
+    hidden: Any
+    hidden_back: Any
+    hidden_bias: Any
+    keys: Any
+    keys_back: Any
+    values: Any
+    values_back: Any
+    history_bias: Any
+    widths: Any
 
 
 class Layers(NamedTuple):
@@ -148,7 +148,7 @@ class ReferenceMetric:
         d, w = self.dimensions, LONGEST
         shapes = ((d, HIDDEN), (HIDDEN, d), (HIDDEN,), (d * w,), (w, d), (d * w,), (w, d), (w,))
         columns = (torch.zeros(lanes, *shape, device=device) for shape in shapes)
-        users: Users = as_read(self, ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)]), device)
+        users: Users = for_kernels(self, ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)]), device)
         return users
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:

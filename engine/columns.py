@@ -37,14 +37,13 @@ def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.nd
     return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
 
 
-def write(column: torch.Tensor, where: np.ndarray, values: np.ndarray | float) -> None:
+def write(column: torch.Tensor, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float) -> None:
     """``column[where] = values``."""
     if column.device.type == "cpu":
         column.numpy()[where] = values
     else:
-        column[_on(column.device, (where,))] = torch.as_tensor(values).to(
-            column.device, column.dtype, non_blocking=True
-        )
+        indices = where if isinstance(where, tuple) else (where,)
+        column[_on(column.device, indices)] = torch.as_tensor(values).to(column.device, column.dtype, non_blocking=True)
 
 
 def _on(device: torch.device, where: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:

@@ -51,6 +51,8 @@ def farthest(
     marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes. Rows of the
     catalogue are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
     """
+    if index.rows == 0:
+        return torch.full((*centres.shape[:2], keep), NO_ROW, device=centres.device)
     clusters, rows = centres.shape[1], padded(index.rows, ROW_BLOCK)
     across, gone = index.state[:rows].T, index.versions[:rows] <= 0
     step = max(1, MOST_FLOATS // (clusters * rows))

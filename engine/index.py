@@ -167,6 +167,8 @@ class ItemIndex:
         self.numbers = _grown(self.numbers, capacity, math.nan)
         self.groups = _grown(self.groups, capacity, 0)
         self.state = _grown(self.state, capacity, 0)
+        if self.sketch is not None:
+            self.sketch.reserve(capacity)
 
     def _choose_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Seeds, half the best rows by prior, half evenly spread over the live rows; and the first of the best.

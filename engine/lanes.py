@@ -67,12 +67,12 @@ class Ranking:
 class Lanes:
     """State of every lane. ``queries[lane]`` is None where a lane is free.
 
-    On the device: given int64[lanes, g], rows to score first, its seeds or all that match its filter; of the ``givens``
-    there are ``offered`` have been, and ``wanted`` says how many rows the next step scores at most, of these or of
-    others. unexpanded bool[lanes, beam], which beam entries still have neighbours to look at; slots int64[lanes,
-    beam], where in tangents float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of
-    these tangents, kept where compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for
-    NO_ROW. What decides who does what is on the host.
+    On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
+    beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
+    float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of these tangents, kept where
+    compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for NO_ROW. What decides who does
+    what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from already, and ``wanted`` is how many
+    rows its next step scores at most.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -83,7 +83,7 @@ class Lanes:
         self.beam = Ranking(count, device)
         self.results = Ranking(count, device)
         self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
-        self.given = torch.zeros(count, 0, dtype=torch.int64, device=device)
+        self.given = torch.zeros(count, 1, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
         self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
         self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
@@ -159,11 +159,11 @@ class Lanes:
         self._numbers[:, lanes] = numbers
         self.walks[lanes], self.running[lanes] = walks, True
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
-        given = np.full((len(queries), max(givens)), NO_ROW)
-        for line, lane, query, rows in zip(given, lanes.tolist(), queries, seeds, strict=True):
-            line[: len(rows)] = rows
+        for lane, query in zip(lanes.tolist(), queries, strict=True):
             self.queries[lane] = query
-        write(self.given[:, : given.shape[1]], lanes, given)
+        # Side by side, since one may be given ten thousand and the others thirty.
+        firsts = np.repeat(np.cumsum(givens) - givens, givens)
+        write(self.given, (np.repeat(lanes, givens), np.arange(len(firsts)) - firsts), np.concatenate(seeds))
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""

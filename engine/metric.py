@@ -155,7 +155,7 @@ def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
     return metric.compiled and state.device.type == "cpu"
 
 
-def as_read(metric: Metric, users: Any, device: torch.device) -> Any:
+def for_kernels(metric: Metric, users: Any, device: torch.device) -> Any:
     """A named tuple of columns as the metric will read them on a device: tensors, or arrays for compiled code."""
     if not (metric.compiled and device.type == "cpu"):
         return users

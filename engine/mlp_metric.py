@@ -9,7 +9,7 @@ way to walk on.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from engine.kernels.scoring import score_kernels
 from engine.kernels.threads import over_lanes
 from engine.metric import (
     Users,
-    as_read,
+    for_kernels,
     padded_histories,
     pair_arrays,
     query_vector,
@@ -42,19 +42,19 @@ _TILES = 8_192
 
 
 class MlpUsers(NamedTuple):
-    """What the lanes keep of their users, padded to L items that count for nothing.
+    """What the lanes keep of their users, padded to L items that count for nothing: tensors, or arrays for kernels.
 
     vectors: float32[lanes, L, ≥ D], e_h. operands: float32[lanes, D · L], the same as compiled code wants it. biases:
     float32[lanes, L], α_h + a[code(h)], −inf for padding. rows: int64[lanes, L], −1 where there is none. touched:
     bool[lanes, L], touched by other behaviours only. lengths: int64[lanes].
     """
 
-    vectors: torch.Tensor
-    operands: torch.Tensor
-    biases: torch.Tensor
-    rows: torch.Tensor
-    touched: torch.Tensor
-    lengths: torch.Tensor
+    vectors: Any
+    operands: Any
+    biases: Any
+    rows: Any
+    touched: Any
+    lengths: Any
 
 
 class MlpMetric:
@@ -107,7 +107,7 @@ class MlpMetric:
             touched=torch.zeros(lanes, _LONGEST, dtype=torch.bool, device=device),
             lengths=torch.zeros(lanes, dtype=torch.int64, device=device),
         )
-        read: Users = as_read(self, users, device)
+        read: Users = for_kernels(self, users, device)
         return read
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:

@@ -5,9 +5,9 @@ whole catalogue that lie farthest in the direction of a few middles of the gradi
 alone does not reach, for a fraction of its evaluations.
 
 In plain torch, on any device, all lanes in one operation: the host is never asked, so a GPU is never waited for.
-`engine.kernels.steps` has the same functions in compiled code, for CPUs. Common arguments: chosen int64[n], lanes;
-lines int64[n], the line of each in table: int64[m, p], which is filled with rows to score, −1 behind them, and counts:
-int64[m], which says how many. What is chosen is live and unvisited, within the budget, and visited from then on.
+`engine.kernels.steps` has `choose` and `merge` in compiled code, for CPUs. What is chosen is live and unvisited, within
+the budget, and visited from then on. Common arguments of the choices: chosen int64[n], lanes; lines int64[n], the line
+of each in table: int64[m, p], which is filled with rows to score, −1 behind them, and counts: int64[m], how many.
 """
 
 from typing import Protocol

@@ -140,14 +140,12 @@ class ParallelSearch:
         """
         counts, done = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=np.uint8)
         parts = self._threads(len(running))
-        # First those whose tangents a later round will want.
         later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
-        derived, others = later.nonzero()[0], (~later).nonzero()[0]
+        hands = dealt(later, parts)
 
         def hop(part: int) -> None:
-            first, last = derived[part::parts], others[len(others) - 1 - part :: -parts]
-            mine = np.concatenate([first, last])
-            counts[mine], done[mine] = back(*self._score(running[mine], len(first)))
+            mine = hands[part]
+            counts[mine], done[mine] = back(*self._hop_alone(running[mine], int(np.count_nonzero(later[mine]))))
 
         began = time.perf_counter()
         each_on_its_thread(hop, parts)
@@ -161,7 +159,7 @@ class ParallelSearch:
             return 1
         return max(1, min(torch.get_num_threads(), lanes, int(lanes * self._lane_seconds / THREAD_SECONDS)))
 
-    def _score(self, chosen: np.ndarray, derived: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _hop_alone(self, chosen: np.ndarray, derived: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Choose rows for lanes int64[n], score them, with tangents for the first ``derived`` lanes, and merge them.
 
         Returns how many pairs each lane scored, int64[n], and what that did, uint8[n], both on the device.
@@ -205,6 +203,15 @@ class ParallelSearch:
         ]
         lanes.release(done)
         return list(zip(done.tolist(), answers, strict=True))
+
+
+def dealt(later: np.ndarray, parts: int) -> list[np.ndarray]:
+    """The places of bool[n], n ≥ parts, dealt out among so many: to each int64[≥ 1], first those that are ``later``.
+
+    Those lanes' tangents a later round will want: to score them takes longest, so everybody gets as many.
+    """
+    in_order = np.concatenate([later.nonzero()[0], (~later).nonzero()[0]])
+    return [in_order[part::parts] for part in range(parts)]
 
 
 def search(index: ItemIndex, queries: Sequence[Query], lanes: int = 64) -> list[Answer]:

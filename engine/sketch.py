@@ -29,7 +29,7 @@ class Sketch:
 
     def write(self, state: torch.Tensor, rows: np.ndarray) -> None:
         """Take over rows int64[n] of the state float32[capacity, S]."""
-        self._reserve(len(state))
+        self.reserve(len(state))
         if len(rows) == 0:
             return
         values = state.numpy()[rows]
@@ -40,7 +40,8 @@ class Sketch:
             values = state.numpy()
         write_bytes(self.interleaved, self.codes, rows, values, self.scales)
 
-    def _reserve(self, capacity: int) -> None:
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many rows."""
         if capacity <= len(self.codes):
             return
         self.codes = _lengthened(self.codes, capacity, 0)

@@ -9,12 +9,20 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FEATURES = llvm.get_host_cpu_features()
+_config: Any = numba.config
+_told = _config.CPU_NAME or _config.CPU_FEATURES
+FEATURES: dict[str, bool] = (
+    {feature[1:]: feature[0] == "+" for feature in (_config.CPU_FEATURES or "").split(",") if feature}
+    if _told
+    else dict(llvm.get_host_cpu_features())
+)
+"""What the CPU that numba compiles for can do: this one, unless numba is told another."""
 
 FLOAT, BYTE, SHORT, INT, LONG = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 NOTHING = ir.VoidType()

@@ -1,4 +1,4 @@
-"""A round's work before its rows are scored, in compiled code: which rows are worth it, lane by lane.
+"""A step's work before its rows are scored, in compiled code: which rows are worth it, lane by lane.
 
 Common arguments: chosen int64[n], lanes; table: int64[n, p], −1 so far, of which the line of each lane whose turn it is
 gets the rows that it scores next, and counts: int64[n], which says how many. `items` and `lanes` are the columns of

@@ -16,8 +16,9 @@ from engine.kernels.ranking import select, sort
 
 ZERO = 128
 
-ROOM = 5
-"""For how many times as many rows as it keeps a centre has room, before it chooses among them."""
+ROOM = GROUPS + 1
+"""For how many times as many rows as it keeps a centre has room, before it chooses among them: for one beside the rows
+of all groups at least."""
 
 _BLOCK_BYTES = 2**15
 """Of rows that all centres are multiplied with while they are in the cache."""
@@ -63,22 +64,27 @@ def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, 
     ever kept and given up again. Should that be too high, a centre gets fewer rows.
     """
     floors, some = np.full(len(centres), _LOWEST, np.int32), np.empty_like(keeps)
+    # Made here, so that it is there to the end: numba gives up an array after its last mention, be it as an address.
+    setups = np.empty((2, 64), np.uint8)
     for c in range(len(centres)):
         if lanes[c] < 0:
             floors[c] = _HIGHEST
         some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
     if rows > 8 * LANES * _SAMPLE:
         _scan_every(
-            groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes, matrix_unit
-        )
-    _scan_every(groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit)
+            groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes, matrix_unit,
+            setups,
+        )  # fmt: skip
+    _scan_every(
+        groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit, setups
+    )
     for c in range(len(centres)):
         sort(products, found, c, sizes[c])
 
 
 @njit(nogil=True, cache=True)
 def _scan_every(
-    groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit
+    groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit, setups
 ):
     """Collect the rows above their centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS.
 
@@ -93,7 +99,6 @@ def _scan_every(
     lines_ahead = (bytes_a_step // _LINE + tiles - 1) // max(tiles, 1)
     sizes[:] = 0
     if matrix_unit is not None:
-        setups = np.empty((2, len(matrix_unit)), np.uint8)
         set_up_matrix_unit(matrix_unit.ctypes.data, setups.ctypes.data)
     for start in range(0, count, block):
         for first in range(0, len(centres), CENTRES):

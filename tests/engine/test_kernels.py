@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from engine import kernels
+from engine.kernels import config, fingerprint
 from engine.kernels.byte_products import CENTRES, matrix_unit
 from engine.kernels.products import PANEL, ROWS, exp, multiply
 from engine.kernels.ranking import select, sort
@@ -14,8 +17,8 @@ from engine.kernels.scan import ROOM, ZERO, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
-WITHOUT = pytest.mark.skipif(matrix_unit() is None, reason="no matrix unit (AMX) here, or Linux does not lend it")
-UNITS = [pytest.param(None, id="vectors"), pytest.param(matrix_unit(), marks=WITHOUT, id="matrix unit")]
+NEEDS_UNIT = pytest.mark.skipif(matrix_unit() is None, reason="no matrix unit (AMX) here, or Linux does not lend it")
+UNITS = [pytest.param(None, id="vectors"), pytest.param(matrix_unit(), marks=NEEDS_UNIT, id="matrix unit")]
 
 
 @njit
@@ -33,6 +36,16 @@ def exponentials(values):
     for i in range(len(values)):
         out[i] = exp(values[i])
     return out
+
+
+def test_what_was_compiled_is_known_by_all_sources(tmp_path: Path) -> None:
+    """A change of any file, a new one or another name: another fingerprint. The same again: the same."""
+    seen = set()
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("b.py", ""), ("note.txt", "no source")):
+        (tmp_path / name).write_text(text)
+        seen.add(fingerprint(tmp_path))
+    assert len(seen) == 4
+    assert config.CACHE_DIR.endswith(fingerprint(Path(kernels.__file__).parent))
 
 
 def sketch_of(vectors: np.ndarray) -> Sketch:
@@ -102,9 +115,10 @@ def test_values_that_are_all_equal_are_chosen_from_in_little_time() -> None:
 
 @pytest.mark.parametrize("rows", [1, 40, 5_003])
 @pytest.mark.parametrize("dimensions", [5, 64, 70])
+@pytest.mark.parametrize("keep", [1, 20])
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
-    rows: int, dimensions: int, unit: np.ndarray | None
+    rows: int, dimensions: int, keep: int, unit: np.ndarray | None
 ) -> None:
     """Compared with all products of the same bytes, the best half at least; padding centres find nothing."""
     rng = np.random.default_rng(rows)
@@ -118,7 +132,6 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
     marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
-    keep = 20
     products, found = np.empty((len(lanes), ROOM * keep), np.int32), np.empty((len(lanes), ROOM * keep), np.int32)
     sizes = np.empty(len(lanes), np.int64)
     keeps = np.full(len(lanes), keep)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from engine.errors import InvalidColumns, InvalidQuery
 from engine.graph import GraphParams
 from engine.index import ItemIndex
+from engine.kernels.stages import GIVEN_ROWS
+from engine.metric import InnerProduct
 from engine.query import Answer, Query, SearchParams, Stop
-from engine.search import ParallelSearch, exhaustive, search
-from tests.engine.indexes import METRICS, device_of, insert, mlp_metric, random_index, random_query
+from engine.search import ParallelSearch, answered, dealt, exhaustive, search
+from tests.engine.indexes import DIMENSIONS, METRICS, device_of, insert, mlp_metric, random_index, random_query
 
 INDEXES = {name: random_index(make(), rows=300, device=device_of(name)) for name, make in METRICS.items()}
 OTHERS = sorted(name for name in METRICS if "," in name)
@@ -65,13 +67,42 @@ def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int
 
 
 def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many threads share the lanes of a hop, the bits are those of one."""
+    """However many threads share the lanes of a hop, the bits are those of one, in lanes that were used before too."""
     rng, index = np.random.default_rng(6), INDEXES["mlp"]
-    queries = [random_query(rng, index, SearchParams()) for _ in range(20)]
-    alone = search(index, queries, lanes=7)
+    queries = [random_query(rng, index, SearchParams(rounds=1 + n % 4)) for n in range(20)]
+    alone = search(index, queries, lanes=1)
     monkeypatch.setattr("engine.search.THREAD_SECONDS", 1e-12)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert all(map(same, alone, search(index, queries, lanes=7)))
+    running = ParallelSearch(index, lanes=7)
+    for _ in range(3):
+        shared = answered(running, queries)
+        assert all(map(same, alone, shared))
+        assert [(a.evaluations, a.steps) for a in shared] == [(a.evaluations, a.steps) for a in alone]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 5))
+def test_every_lane_is_dealt_to_one_thread(later: list[bool], parts: int) -> None:
+    """Each once, nobody gets none, and those with tangents come first everywhere, evenly."""
+    parts = min(parts, len(later))
+    hands = dealt(np.array(later), parts)
+    assert len(hands) == parts
+    assert sorted(np.concatenate(hands).tolist()) == list(range(len(later)))
+    assert all(len(hand) for hand in hands)
+    firsts = [[later[place] for place in hand] for hand in hands]
+    assert all(flags == sorted(flags, reverse=True) for flags in firsts)
+    assert max(map(sum, firsts)) - min(map(sum, firsts)) <= 1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_all_that_matches_a_filter_is_scored_over_several_steps(compiled: bool) -> None:
+    """More rows than one step scores: the answer is that of scoring all, by the metric itself."""
+    index = random_index(InnerProduct(DIMENSIONS, compiled=compiled), rows=3_000)
+    rng = np.random.default_rng(8)
+    mask, vector = rng.random(3_000) < 0.85, rng.normal(size=index.metric.dimensions).astype(np.float32)
+    [answer] = search(index, [Query(SearchParams(k=20), vector=vector, mask=mask)])
+    scores = np.where(mask, index.state[:3_000].numpy() @ vector, -np.inf)
+    assert answer.rows.tolist() == np.argsort(-scores, kind="stable")[:20].tolist()
+    assert (answer.evaluations, answer.steps) == (mask.sum(), -(-mask.sum() // GIVEN_ROWS))
 
 
 @given(st.sampled_from(OTHERS), st.integers(0, 2**32))
@@ -130,11 +161,16 @@ def test_what_is_best_by_prior_is_found_however_long_the_history(compiled: bool)
     assert answer.evaluations < 64
 
 
-def test_an_empty_index_answers_nothing() -> None:
-    """No items: an empty answer at once, not an error."""
-    [answer] = search(ItemIndex(mlp_metric(), degree=8), [Query()])
-    assert len(answer.rows) == 0
-    assert answer.evaluations == 0
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_empty_index_answers_nothing(compiled: bool) -> None:
+    """No items: an empty answer soon, not an error, whoever comes while another is looked for."""
+    running = ParallelSearch(ItemIndex(mlp_metric(compiled=compiled), degree=8), lanes=2)
+    running.admit([Query()])
+    answers = running.step()
+    running.admit([Query()])
+    while running.free_lanes < 2:
+        answers += running.step()
+    assert [(len(answer.rows), answer.evaluations) for _, answer in answers] == [(0, 0)] * 2
 
 
 def test_rows_that_changed_while_a_lane_ran_are_dropped() -> None:

@@ -54,7 +54,7 @@ _HIGHLIGHT = ("C3", "*")
 def draw(curves: Sequence[Curve], prefix: Path, title: str, recall_name: str, lowest: float = 0.5) -> list[Path]:
     """Draw the curves as PREFIX.png and PREFIX.svg, on a logarithmic axis of queries/s; returns both paths.
 
-    lowest: recall at the left edge; points below it are left out.
+    lowest: recall at the left edge; points below it are left out, and a curve without others says so in the legend.
     """
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
@@ -65,7 +65,8 @@ def draw(curves: Sequence[Curve], prefix: Path, title: str, recall_name: str, lo
         style: dict[str, Any] = {"color": colour, "marker": marker}
         style |= {"markersize": 9, "linewidth": 2.4, "zorder": 3} if curve.highlighted else {"markersize": 4.5}
         points = sorted(point for point in curve.points if point[0] >= lowest)
-        axes.plot([x for x, _ in points], [y for _, y in points], label=curve.name, **style)
+        label = curve.name if points else f"{curve.name}: below {lowest:g}"
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
     axes.grid(visible=True, which="both", linewidth=0.4, alpha=0.6)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))

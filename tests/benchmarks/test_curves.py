@@ -23,10 +23,10 @@ def test_rate_at_a_recall_is_read_off_the_front(recall, rate):
 
 
 def test_drawing_names_every_curve(tmp_path):
-    """One PNG and one SVG, whose text names the axes and every contestant, one without points too."""
+    """One PNG and one SVG, whose text names the axes and every contestant, one without points in the picture too."""
     curves = [Curve("ours", POINTS, highlighted=True), Curve("theirs", [(0.6, 50.0)]), Curve("low", [(0.1, 9.0)])]
     png, svg = draw(curves, tmp_path / "structures", "A title", "recall@10")
     assert png.read_bytes().startswith(b"\x89PNG")
     text = svg.read_text(encoding="utf-8")
-    for name in ("ours", "theirs", "low", "recall@10", "queries/s", "A title"):
+    for name in ("ours", "theirs", "low: below 0.5", "recall@10", "queries/s", "A title"):
         assert f"<!-- {name} -->" in text

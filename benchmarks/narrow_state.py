@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from engine.kernels.instructions import float_of_bits
@@ -51,9 +51,13 @@ def narrowed(state: torch.Tensor, sketch: Sketch) -> dict[str, State]:
 
 
 def widen(state: State, row: int, out: np.ndarray) -> None:
-    """Write ``state[row]`` into float32[S], in kernels."""
-    # numba needs a name to overload: each kind of state has its version in compiled code, Python calls none.
-    raise NotImplementedError("widen is called from compiled code only")
+    """Write ``state[row]`` into float32[S]. Kernels have a version of it for each kind of state."""
+    _widen_compiled(state, row, out)
+
+
+@njit
+def _widen_compiled(state, row, out):  # type: ignore[no-untyped-def]
+    widen(state, row, out)
 
 
 @overload(widen)

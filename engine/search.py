@@ -168,10 +168,11 @@ class ParallelSearch:
         widest = int(lanes.wanted[chosen].max())
         empty = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), int), np.zeros(len(chosen), np.uint8)
         table, counts, done = (torch.from_numpy(column).to(device, non_blocking=True) for column in empty)
-        if widest > 0:
-            self._rounds.choose(index, lanes, chosen, table, counts)
+        if widest == 0:  # nothing was given to anybody
+            return counts, done
+        self._rounds.choose(index, lanes, chosen, table, counts)
         for first, last, derive in ((0, derived, True), (derived, len(chosen), False)):
-            if first == last or widest == 0:
+            if first == last:
                 continue
             part, tangents = slice(first, last), None
             rows, mine = table[part], torch.from_numpy(chosen[part]).to(device, non_blocking=True)

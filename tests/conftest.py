@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from engine.kernels.byte_products import matrix_unit
 from hopstream.errors import ServerNotFound
 from tests.choice import Choice, choose_kafka, choose_redis
 from tests.containers import docker_problem
@@ -26,9 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say which servers serve the integration and fault tests."""
-    docker = docker_problem() or "a daemon answers"
-    return [f"kafka: {config.stash[_KAFKA].what}", f"redis: {config.stash[_REDIS].what}", f"docker: {docker}"]
+    """Say which servers serve the integration and fault tests, and which hardware's paths are tested."""
+    servers = {"kafka": config.stash[_KAFKA].what, "redis": config.stash[_REDIS].what}
+    hardware = {
+        "matrix unit": "tested" if matrix_unit() is not None else "not tested: no AMX here, or Linux does not lend it",
+        "gpu": "tested" if torch.cuda.is_available() else "not tested: none here",
+    }
+    lines = {**servers, "docker": docker_problem() or "a daemon answers", **hardware}
+    return [f"{name}: {what}" for name, what in lines.items()]
 
 
 @pytest.fixture(scope="session", autouse=True)

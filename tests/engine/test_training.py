@@ -232,10 +232,6 @@ def test_kernel_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.autograd.gradcheck(KernelSums.apply, (*arguments, own, rows, columns))
 
 
-@pytest.mark.skipif(
-    not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)(),
-    reason="the path under test runs only on processors that multiply bfloat16 (AVX512-BF16)",
-)
 def test_half_precision_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bfloat16 path gives the plain path's loss within its precision."""
     histories = Histories.of(communities(60)[0])

@@ -53,16 +53,16 @@ class Ruler:
 
 
 class ReferenceUsers(NamedTuple):
-    """What the lanes keep of their users: the metric's matrices with the user folded in, and their transposes.
+    """What the lanes keep of their users.
 
-    hidden: float32[lanes, 64, 128], hidden_back: float32[lanes, 128, 64], hidden_bias: float32[lanes, 128]: the first
-    layer. keys, values: float32[lanes, 64 · 32], of a lane with w history items, padded to a multiple of PANEL, the
-    first 64 · w as [64, w]; keys_back, values_back: float32[lanes, 32, 64]. history_bias: float32[lanes, 32], −inf for
-    padding. widths: int64[lanes], w.
+    vectors: float32[lanes, 64], and what they add to the first layer, hidden_bias: float32[lanes, 128]. The layer with
+    the user folded in is made anew for every step: to read it, 64 KiB a lane, from beyond the cache takes longer. keys,
+    values: float32[lanes, 64 · 32], of a lane with w history items, padded to a multiple of PANEL, the first 64 · w as
+    [64, w]; keys_back, values_back: float32[lanes, 32, 64], their transposes. history_bias: float32[lanes, 32], −inf
+    for padding. widths: int64[lanes], w.
     """
 
-    hidden: Any
-    hidden_back: Any
+    vectors: Any
     hidden_bias: Any
     keys: Any
     keys_back: Any
@@ -146,7 +146,7 @@ class ReferenceMetric:
     def make_users(self, lanes: int, device: torch.device) -> Users:
         """Columns without a user in any lane."""
         d, w = self.dimensions, LONGEST
-        shapes = ((d, HIDDEN), (HIDDEN, d), (HIDDEN,), (d * w,), (w, d), (d * w,), (w, d), (w,))
+        shapes = ((d,), (HIDDEN,), (d * w,), (w, d), (d * w,), (w, d), (w,))
         columns = (torch.zeros(lanes, *shape, device=device) for shape in shapes)
         users: Users = for_kernels(self, ReferenceUsers._make([*columns, torch.full((lanes,), PANEL)]), device)
         return users
@@ -197,7 +197,7 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
     """Write the users of histories int64[n, 20], −1 behind the last, into lanes int64[n] of the users' columns."""
     dimensions = len(layers.user)
     items, across = np.zeros((LONGEST, dimensions), np.float32), np.zeros((dimensions, LONGEST), np.float32)
-    pooled, user = np.empty(dimensions, np.float32), np.empty(dimensions, np.float32)
+    pooled = np.empty(dimensions, np.float32)
     for i in range(first, last):
         lane, length, mass = lanes[i], 0, np.float32(0)
         items[:] = 0
@@ -212,20 +212,17 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
         width = max(PANEL, (length + PANEL - 1) // PANEL * PANEL)
         users.widths[lane] = width
         for d in range(dimensions):
-            user[d] = layers.user_bias[d]
+            pooled[d] /= max(mass, np.float32(1e-30))
+        for d in range(dimensions):
+            total = layers.user_bias[d]
             for e in range(dimensions):
-                user[d] += layers.user[d, e] * pooled[e] / max(mass, np.float32(1e-30))
+                total += layers.user[d, e] * pooled[e]
+            users.vectors[lane, d] = total
         for j in range(HIDDEN):
             total = layers.first_bias[j]
             for d in range(dimensions):
-                users.hidden_back[lane, j, d] = layers.first_of_item[j, d] + layers.first_of_product[j, d] * user[d]
-                total += layers.first_of_user[j, d] * user[d]
+                total += layers.first_of_user[j, d] * users.vectors[lane, d]
             users.hidden_bias[lane, j] = total
-        for d in range(dimensions):
-            for j in range(HIDDEN):
-                users.hidden[lane, d, j] = (
-                    layers.first_of_item_across[d, j] + layers.first_of_product_across[d, j] * user[d]
-                )
         for h in range(LONGEST):
             users.history_bias[lane, h] = layers.attention_bias[h] if h < length else np.float32(-np.inf)
         history = across.reshape(-1)[: dimensions * width].reshape((dimensions, width))
@@ -252,8 +249,18 @@ def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents
     weights, values = np.zeros(_TILE * LONGEST, np.float32), np.zeros(_TILE * LONGEST, np.float32)
     attention = np.empty(_TILE, np.float32)
     d_hidden, g = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, dimensions), np.float32)
+    layer, layer_back = np.empty((dimensions, HIDDEN), np.float32), np.empty((HIDDEN, dimensions), np.float32)
     for line in range(first, last):
         lane = lanes[line]
+        for d in range(dimensions):
+            for j in range(HIDDEN):
+                folded = layers.first_of_product_across[d, j] * users.vectors[lane, d]
+                layer[d, j] = layers.first_of_item_across[d, j] + folded
+        if derive:
+            for j in range(HIDDEN):
+                for d in range(dimensions):
+                    folded = layers.first_of_product[j, d] * users.vectors[lane, d]
+                    layer_back[j, d] = layers.first_of_item[j, d] + folded
         width = users.widths[lane]
         keys = users.keys[lane, : dimensions * width].reshape((dimensions, width))
         value = users.values[lane, : dimensions * width].reshape((dimensions, width))
@@ -264,7 +271,7 @@ def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents
             full = (size + ROWS - 1) // ROWS * ROWS
             for i in range(size):
                 widen(state, rows[line, start + i], x[i])
-            multiply(x, users.hidden[lane], users.hidden_bias[lane], hidden, full)
+            multiply(x, layer, users.hidden_bias[lane], hidden, full)
             multiply(x, keys, users.history_bias[lane], a, full)
             multiply(x, value, layers.no_bias, v, full)
             for i in range(full):
@@ -285,7 +292,7 @@ def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents
                 for i in range(full):
                     for j in range(HIDDEN):
                         d_hidden[i, j] = d_hidden[i, j] if hidden[i, j] > 0 else np.float32(0)
-                multiply(d_hidden, users.hidden_back[lane], layers.no_bias, g, full)
+                multiply(d_hidden, layer_back, layers.no_bias, g, full)
                 multiply_onto(a, users.values_back[lane, :width], g, full)
                 multiply_onto(v, users.keys_back[lane, :width], g, full)
                 for i in range(size):

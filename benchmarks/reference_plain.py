@@ -23,9 +23,7 @@ def fold_users(
     items = state[rows] * known[:, :, None]
     weights = layers.pooling[:length].expand(len(rows), -1).masked_fill(~known, -torch.inf).softmax(dim=1)
     user = (weights[:, :, None] * items).sum(dim=1) @ layers.user.T + layers.user_bias
-    hidden_back = layers.first_of_item + layers.first_of_product * user[:, None]
-    users.hidden_back[mine] = hidden_back
-    users.hidden[mine] = hidden_back.transpose(1, 2)
+    users.vectors[mine] = user
     users.hidden_bias[mine] = user @ layers.first_of_user.T + layers.first_bias
     users.keys_back[mine, :length] = items @ layers.attention_across
     users.values_back[mine, :length] = items @ layers.value_across
@@ -42,7 +40,8 @@ def score_pairs(
     """δ float32[n, p] of rows int64[n, p], −inf where there is none, and with ``derive`` tangents float32[n, p, 65]."""
     x = state[rows.clamp(min=0)]
     keys, values = users.keys_back[lanes], users.values_back[lanes]
-    hidden = torch.baddbmm(users.hidden_bias[lanes][:, None], x, users.hidden[lanes]).relu_()
+    layer_back = layers.first_of_item + layers.first_of_product * users.vectors[lanes][:, None]
+    hidden = torch.baddbmm(users.hidden_bias[lanes][:, None], x, layer_back.transpose(1, 2)).relu_()
     second = (hidden @ layers.second_across + layers.second_bias).relu_()
     attention = torch.baddbmm(users.history_bias[lanes][:, None], x, keys.transpose(1, 2)).softmax(dim=2)
     worth = torch.bmm(x, values.transpose(1, 2))
@@ -52,6 +51,6 @@ def score_pairs(
         return scores.masked_fill(rows < 0, -torch.inf), torch.empty(0, 0, 0, device=state.device)
     by_second = layers.out * (second > 0)
     by_hidden = (by_second @ layers.second) * (hidden > 0)
-    gradients = torch.bmm(by_hidden, users.hidden_back[lanes])
+    gradients = torch.bmm(by_hidden, layer_back)
     gradients.baddbmm_(attention, values).baddbmm_(attention * (worth - attended[:, :, None]), keys)
     return scores.masked_fill(rows < 0, -torch.inf), with_intercepts(scores, gradients, x)

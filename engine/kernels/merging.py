@@ -69,14 +69,15 @@ def merge(chosen, items, lanes, table, counts, scores, tangents, done):
     groups, times = _tally(4 * lanes.result_rows.shape[1] if lanes.per_group[chosen].any() else 1)
     for i in range(len(chosen)):
         lane = chosen[i]
+        last, last_result = lanes.beam_sizes[lane] - 1, lanes.result_sizes[lane] - 1
         for start in range(0, counts[i], _BLOCK):
-            stop = min(counts[i], start + _BLOCK)
-            _into_beam(lanes, lane, table, scores, i, start, stop, order, source, len(tangents) > 0)
-            if _into_results(items, lanes, lane, table, scores, i, start, stop, order, source, groups, times):
+            worst = min(lanes.beam_scores[lane, last], lanes.result_scores[lane, last_result])
+            count = _sorted(scores, table, i, start, min(counts[i], start + _BLOCK), worst, order)
+            _into_beam(lanes, lane, table, scores, i, order, count, source, len(tangents) > 0)
+            if _into_results(items, lanes, lane, table, scores, i, order, count, source, groups, times):
                 done[i] |= ENTERED
         if len(tangents) > 0:
-            _keep_tangents(lanes, lane, counts[i], tangents, i)
-        last, last_result = lanes.beam_sizes[lane] - 1, lanes.result_sizes[lane] - 1
+            _keep_tangents(lanes, lane, tangents, i)
         if lanes.beam_rows[lane, last] >= 0 and lanes.result_rows[lane, last_result] >= 0:
             done[i] |= FULL
         if _is_barren(lanes, lane):
@@ -92,9 +93,9 @@ def _is_barren(lanes, lane):
 
 
 @njit(nogil=True, cache=True)
-def _into_beam(lanes, lane, table, scores, i, start, stop, order, source, derived):
+def _into_beam(lanes, lane, table, scores, i, order, count, source, derived):
+    """Merge the first ``count`` places of ``order``, best first, into a lane's beam."""
     size = lanes.beam_sizes[lane]
-    count = _sorted(scores, table, i, start, stop, lanes.beam_scores[lane, size - 1], order)
     changed = _merged_order(lanes.beam_scores, lanes.beam_rows, lane, size, scores, table, i, order, count, source)
     for place in range(size - 1, changed - 1, -1):  # from behind: what is kept moves back, over places already copied
         old = source[place]
@@ -112,9 +113,9 @@ def _into_beam(lanes, lane, table, scores, i, start, stop, order, source, derive
 
 
 @njit(nogil=True, cache=True)
-def _into_results(items, lanes, lane, table, scores, i, start, stop, order, source, groups, times):
+def _into_results(items, lanes, lane, table, scores, i, order, count, source, groups, times):
+    """The same for its results; closes gaps in ``order``. Returns whether anything entered."""
     size = lanes.result_sizes[lane]
-    count = _sorted(scores, table, i, start, stop, lanes.result_scores[lane, size - 1], order)
     count = _allowed(items, lanes, lane, table, i, order, count)
     changed = _merged_order(lanes.result_scores, lanes.result_rows, lane, size, scores, table, i, order, count, source)
     if lanes.per_group[lane] > 0 and changed < size:
@@ -240,8 +241,11 @@ def _counts_in(group, limit, groups, times):
 
 
 @njit(nogil=True, cache=True)
-def _keep_tangents(lanes, lane, count, tangents, i):
-    start = lanes.evaluations[lane]
-    for p in range(min(count, lanes.tangents.shape[1] - start)):
-        for d in range(tangents.shape[2]):
-            lanes.tangents[lane, start + p, d] = tangents[i, p, d]
+def _keep_tangents(lanes, lane, tangents, i):
+    """Put the tangents of what is new in a lane's beam into their slots: of no others anybody will ask."""
+    first = lanes.evaluations[lane]
+    for place in range(lanes.beam_sizes[lane]):
+        slot = lanes.slots[lane, place]
+        if lanes.beam_rows[lane, place] >= 0 and slot >= first:
+            for d in range(tangents.shape[2]):
+                lanes.tangents[lane, slot, d] = tangents[i, slot - first, d]

@@ -13,6 +13,11 @@ from typing import Any
 
 import numba
 
+UNCOUNTED = {"nogil": True, "cache": True, "_nrt": False}
+"""How what is called from a kernel's loops is compiled: no references to arrays are counted in it, and so it can make
+none. numba else counts one for every column of a tuple, at every call, each a locked access: half the time of some.
+"""
+
 _FOLDER = Path(__file__).parent
 _BESIDE = _FOLDER / "__pycache__"
 

@@ -7,6 +7,7 @@ Lists of candidates are sorted, nearest first, ties to the lower row: what is fo
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.instructions import prefetch
 from engine.kernels.products import ROWS, multiply
 
@@ -18,7 +19,7 @@ BLOCK = 64
 """Points whose distances are compared with a list's last at once."""
 
 
-@njit(nogil=True, cache=True, fastmath=_INEXACT)
+@njit(**UNCOUNTED, fastmath=_INEXACT)
 def squared_distance(a, b):
     """‖a − b‖² of float32[G] and float32[G]."""
     total = np.float32(0)
@@ -28,7 +29,7 @@ def squared_distance(a, b):
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def insert(distances, rows, size, distance, row):
     """Put a candidate that is not there yet into its place of a sorted list, where a full one gives up its last.
 
@@ -115,7 +116,7 @@ def walk(points, stride, neighbors, entries, targets, distances, rows):
     return evaluations
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _unmarked(candidates, marks, mark, unseen, points, stride, width):
     """Mark the candidates and list those that were not in ``unseen``; their points are on the way to the cache."""
     count = 0
@@ -132,7 +133,7 @@ def _unmarked(candidates, marks, mark, unseen, points, stride, width):
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _visit(points, stride, target, unseen, distances, rows, size):
     """Take rows into a beam; returns its size and the lowest place that changed."""
     lowest = len(rows)

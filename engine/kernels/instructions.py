@@ -97,6 +97,16 @@ def float_of_bits(typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
+def bits_of_float(typing: Any, number: Any) -> Any:
+    """The bits of a float32, as an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], INT)
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
 def lowest_bit(typing: Any, bits: Any) -> Any:
     """The place of the lowest bit that is set in a uint16; 16 where none is."""
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.graph import insert, squared_distance
 from engine.kernels.instructions import prefetch
 
@@ -97,7 +98,7 @@ def _pool(width, degree, dimensions):
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _point(points, row):
     if points.place[row] > 0:
         return points.fresh[points.place[row] - 1]
@@ -105,7 +106,7 @@ def _point(points, row):
     return points.stored[start : start + points.fresh.shape[1]]
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _read_ahead(points, rows):
     """Bring the points of rows nearer: they lie anywhere, and waiting for them would take longer than the sums."""
     for row in rows:
@@ -115,7 +116,7 @@ def _read_ahead(points, rows):
                 prefetch(start + 4 * d)
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _collect(points, row, candidates, pool, count):
     """Put candidates, −1 for none, into the row's pool of ``count``; returns how many it holds then."""
     own = _point(points, row)
@@ -127,7 +128,7 @@ def _collect(points, row, candidates, pool, count):
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _choose(points, count, alpha, pool, links, distances):
     """Write the links int32[R] that a row chooses from the first ``count`` of its pool, and how far they are.
 
@@ -155,7 +156,7 @@ def _choose(points, count, alpha, pool, links, distances):
             place += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _left_out(lights, taken, point, shadow, reach):
     """Whether one of the first ``taken`` lights is so close to a point that is ``reach`` from its row."""
     # Not an iteration over the lights, which counts references to each: that takes several times as long as its sum.
@@ -165,7 +166,7 @@ def _left_out(lights, taken, point, shadow, reach):
     return light < taken
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _without_repeats(near, members, count):
     """Close the gaps of a sorted list; a row that comes again stands beside itself. Returns how many are left."""
     kept = 0

@@ -6,6 +6,7 @@
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.instructions import prefetch
 from engine.kernels.stages import BARREN, ENTERED, FULL
 
@@ -15,7 +16,7 @@ VISITED, BARRED = 1, 2
 _BLOCK = 64
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def wipe(chosen, whole, lanes):
     """Unmark what lanes int64[n] scored last; all rows where others may be marked too, ``whole`` bool[lanes]."""
     for lane in chosen:
@@ -25,7 +26,7 @@ def wipe(chosen, whole, lanes):
             lanes.marks[lane, lanes.scored[lane, slot]] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def take(items, lanes, lane, table, line, candidates):
     """Move those of the first ``candidates`` rows of a line that are to be scored to its front; returns how many.
 
@@ -84,7 +85,7 @@ def merge(chosen, items, lanes, table, counts, scores, tangents, done):
             done[i] |= BARREN
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _is_barren(lanes, lane):
     for place in range(lanes.beam_sizes[lane]):
         if lanes.unexpanded[lane, place] and lanes.slots[lane, place] >= 0 and lanes.beam_rows[lane, place] >= 0:
@@ -92,7 +93,7 @@ def _is_barren(lanes, lane):
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _into_beam(lanes, lane, table, scores, i, order, count, source, derived):
     """Merge the first ``count`` places of ``order``, best first, into a lane's beam."""
     size = lanes.beam_sizes[lane]
@@ -112,7 +113,7 @@ def _into_beam(lanes, lane, table, scores, i, order, count, source, derived):
             lanes.slots[lane, place] = slot if derived and slot < lanes.tangents.shape[1] else -1
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _into_results(items, lanes, lane, table, scores, i, order, count, source, groups, times):
     """The same for its results; closes gaps in ``order``. Returns whether anything entered."""
     size = lanes.result_sizes[lane]
@@ -133,7 +134,7 @@ def _into_results(items, lanes, lane, table, scores, i, order, count, source, gr
     return changed < size
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _sorted(scores, table, i, start, stop, worst, order):
     """Fill ``order`` with the places from ``start`` to ``stop`` that are no worse than ``worst``, best first."""
     count = 0
@@ -153,7 +154,7 @@ def _sorted(scores, table, i, start, stop, worst, order):
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _allowed(items, lanes, lane, table, i, order, count):
     """Close the gaps that barred and dead rows leave in ``order``; returns how many places are left."""
     kept = 0
@@ -165,7 +166,7 @@ def _allowed(items, lanes, lane, table, i, order, count):
     return kept
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _merged_order(old_scores, old_rows, lane, size, scores, table, i, order, count, source):
     """Say in ``source`` where each place of a list gets its entry from: an old place, or ~p of the new ones.
 
@@ -185,7 +186,7 @@ def _merged_order(old_scores, old_rows, lane, size, scores, table, i, order, cou
     return changed
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _limited_order(items, lanes, lane, scores, table, i, order, count, source, groups, times):
     """`_merged_order` of a lane's results with at most ``per_group`` of a group, of whom those behind fall out.
 
@@ -225,7 +226,7 @@ def _tally(least):
     return np.zeros(size, np.int64), np.zeros(size, np.int64)
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _counts_in(group, limit, groups, times):
     """Count a member of a group unless it has ``limit`` of them; whether it was counted. 0 is no group."""
     if group == 0:
@@ -240,7 +241,7 @@ def _counts_in(group, limit, groups, times):
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _keep_tangents(lanes, lane, tangents, i):
     """Put the tangents of what is new in a lane's beam into their slots: of no others anybody will ask."""
     first = lanes.evaluations[lane]

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.float_products import TILE_COLUMNS, TILE_ROWS, multiply_column, multiply_tile
 from engine.kernels.instructions import LANES, float_of_bits
 
@@ -21,7 +22,7 @@ def padded(count: int, to: int) -> int:
     return -(-count // to) * to
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def multiply(a, b, bias, out, rows):
     """out[:rows] = a[:rows] · b + bias, all float32 and contiguous.
 
@@ -31,7 +32,7 @@ def multiply(a, b, bias, out, rows):
     _multiply(a, b, bias.ctypes.data, 0, out, rows)
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def multiply_onto(a, b, out, rows):
     """out[:rows] += a[:rows] · b, with shapes as for `multiply`."""
     _multiply(a, b, out.ctypes.data, out.shape[1], out, rows)

@@ -1,51 +1,86 @@
 """The best of many in compiled code.
 
-Arrays are passed whole, with a line: taking a line out of one counts a reference to it, which threads fight over.
+What is ranked are keys, int64: a value of 32 bits above a row, so that one comparison orders them and one move takes
+both along. Larger values are larger keys, and so are lower rows of the same value. Arrays are passed whole, with a
+line: taking a line out of one counts a reference to it, which threads fight over.
 """
 
+import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
+from engine.kernels.instructions import bits_of_float
 
-@njit(nogil=True, cache=True)
-def select(values, rows, line, count, keep):
-    """Bring the ``keep`` largest of the first ``count`` values of a line to its front, in any order.
+_LOWER = 0xFFFF_FFFF
+_WITHOUT_SIGN = 0x7FFF_FFFF
 
-    values, rows: [lines, ≥ count], moved together. Quickselect (Hoare 1961) without branches on values, which a CPU
-    cannot foresee.
+
+@njit(nogil=True, cache=True, inline="always")
+def key_of(value, row):
+    """The key of an int32 value and a row."""
+    return (np.int64(value) << 32) | (_LOWER - row)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def row_of(key):
+    """The row of a key."""
+    return _LOWER - (key & _LOWER)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def value_of(key):
+    """The value of a key."""
+    return key >> 32
+
+
+@njit(nogil=True, cache=True, inline="always")
+def order_of(number):
+    """A value that orders as float32 numbers do: their bits, those below the sign turned where it is set."""
+    bits = np.int64(bits_of_float(number))
+    return bits ^ ((bits >> 63) & _WITHOUT_SIGN)
+
+
+@njit(**UNCOUNTED)
+def select(keys, line, count, keep):
+    """Bring the ``keep`` largest of the first ``count`` keys of a line of int64[lines, ≥ count] to its front.
+
+    In any order. Quickselect (Hoare 1961) without branches on keys, which a CPU cannot foresee.
     """
     low, high = 0, count
     while low < keep < high:
-        pivot, last = _middle_of(values[line, low], values[line, (low + high) // 2], values[line, high - 1]), low
+        pivot, last = _middle_of(keys[line, low], keys[line, (low + high) // 2], keys[line, high - 1]), low
         for place in range(low, high):
-            last += _swap_if(values, rows, line, place, last, values[line, place] > pivot)
+            last += _swap_if(keys, line, place, last, keys[line, place] > pivot)
         if keep <= last:
             high = last
             continue
         if last == low:  # nothing is larger: it and its equals are next, however many there are
             for place in range(low, high):
-                last += _swap_if(values, rows, line, place, last, values[line, place] == pivot)
+                last += _swap_if(keys, line, place, last, keys[line, place] == pivot)
         low = last
 
 
-@njit(nogil=True, cache=True)
-def sort(values, rows, line, count):
-    """Sort the first ``count`` values of a line, few of them, largest first; rows moves with values."""
-    for last in range(1, count):
-        value, row, place = values[line, last], rows[line, last], last
-        while place > 0 and values[line, place - 1] < value:
-            values[line, place], rows[line, place] = values[line, place - 1], rows[line, place - 1]
-            place -= 1
-        values[line, place], rows[line, place] = value, row
+@njit(**UNCOUNTED)
+def sort(keys, line, count, copy):
+    """Sort the first ``count`` keys of a line, few of them and no two equal, largest first. copy: int64[≥ count].
+
+    Each goes to the place that says how many are larger: counted by vectors, where moving one by one would not be.
+    """
+    for place in range(count):
+        copy[place] = keys[line, place]
+    for place in range(count):
+        key, larger = copy[place], 0
+        for other in range(count):
+            larger += copy[other] > key
+        keys[line, larger] = key
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _swap_if(values, rows, line, place, last, condition):
-    """Swap two places of a line, the first only in effect where the condition holds; returns whether it does."""
-    value, row = values[line, place], rows[line, place]
-    values[line, place] = values[line, last] if condition else value
-    rows[line, place] = rows[line, last] if condition else row
-    values[line, last] = value if condition else values[line, last]
-    rows[line, last] = row if condition else rows[line, last]
+def _swap_if(keys, line, place, last, condition):
+    """Swap two places of a line, only in effect where the condition holds; returns whether it does."""
+    key, other = keys[line, place], keys[line, last]
+    keys[line, place] = other if condition else key
+    keys[line, last] = key if condition else other
     return 1 if condition else 0
 
 

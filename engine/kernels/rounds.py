@@ -8,9 +8,11 @@ gets the rows that it scores next, and counts: int64[n], which says how many. `i
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import CENTRES
 from engine.kernels.merging import VISITED, take, visit
-from engine.kernels.scan import ROOM, centre_bytes, scan
+from engine.kernels.ranking import row_of
+from engine.kernels.scan import ROOM, Scanned, centre_bytes, scan
 from engine.kernels.stages import FAR, FILL, NEAR, SEEDS
 from engine.kernels.tangents import cluster, estimate_neighbors
 
@@ -33,7 +35,7 @@ def _left(lanes, lane):
     return min(lanes.wanted[lane], lanes.budgets[lane] - lanes.evaluations[lane])
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _choose_given(chosen, items, lanes, table, counts):
     """Of the next rows that a lane was given those that are to be scored."""
     for i in range(len(chosen)):
@@ -58,7 +60,7 @@ def _choose_near(chosen, items, lanes, table, counts):
         size *= 2
     places = np.empty(size, np.int32)
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
-    estimates, found = np.empty((1, most * degree), np.float32), np.empty((1, most * degree), np.int32)
+    found = np.empty((1, most * degree), np.int64)
     for i in range(len(chosen)):
         lane = chosen[i]
         if lanes.stages[lane] != NEAR:
@@ -76,9 +78,9 @@ def _choose_near(chosen, items, lanes, table, counts):
                 count += 1
         several, wanted = 0, _left(lanes, lane)
         if count > 0:
-            several = estimate_neighbors(items, lanes, lane, parents, planes, count, places, estimates, found, wanted)
+            several = estimate_neighbors(items, lanes, lane, parents, planes, count, places, found, wanted)
         for place in range(several):
-            table[i, place] = found[0, place]
+            table[i, place] = row_of(found[0, place])
         counts[i] = take(items, lanes, lane, table, i, several)
 
 
@@ -104,12 +106,9 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
         ends[i] = made
     # A lane whose gradients agree has few centres: they stand close together, and no scan is made for gaps.
     places = (made + CENTRES - 1) // CENTRES * CENTRES
-    products, found = np.empty((places, ROOM * keeps.max()), np.int32), np.empty((places, ROOM * keeps.max()), np.int32)
-    sizes = np.zeros(places, np.int64)
-    scan(
-        items.interleaved, items.versions, rows, centres[:places], owners[:places], keeps[:places], lanes.marks,
-        products, found, sizes, matrix_unit,
-    )  # fmt: skip
+    found, sizes = np.empty((places, ROOM * keeps.max()), np.int64), np.zeros(places, np.int64)
+    scanned = Scanned(items.interleaved, items.versions, rows, centres[:places], owners[:places], lanes.marks)
+    scan(scanned, keeps[:places], found, sizes, matrix_unit)
     for i in range(len(chosen)):
         lane, taken = chosen[i], 0
         if lanes.stages[lane] != FAR:
@@ -120,7 +119,7 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
             for place in range(sizes[c]):
                 if taken >= share:
                     break
-                taken = _offer_unvisited(items, lanes, lane, found[c, place], table, i, taken)
+                taken = _offer_unvisited(items, lanes, lane, row_of(found[c, place]), table, i, taken)
         counts[i] = taken
 
 
@@ -150,7 +149,7 @@ def _make_centres(lanes, lane, scales, centres, owners, keeps, place):
     return made
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _choose_linked(chosen, items, lanes, table, counts):
     """A step of the walk: the unvisited neighbours of the best unexpanded beam entries, as many as a round has pairs.
 
@@ -174,7 +173,7 @@ def _choose_linked(chosen, items, lanes, table, counts):
         counts[i] = taken
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _follow(items, lanes, lane, parent, table, line, taken, wanted):
     """Take what a row links to; returns how many are taken then, and whether that is all of it."""
     for n in range(items.neighbors.shape[1]):

@@ -1,8 +1,11 @@
 """Level 1: inner products of many centres with every row, from bytes, each block of rows read once for all centres."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import (
     CENTRES,
     GROUPS,
@@ -12,7 +15,7 @@ from engine.kernels.byte_products import (
     set_up_matrix_unit,
 )
 from engine.kernels.instructions import LANES, lowest_bit, nonzero, prefetch
-from engine.kernels.ranking import select, sort
+from engine.kernels.ranking import key_of, row_of, select, sort, value_of
 
 ZERO = 128
 
@@ -20,12 +23,41 @@ ROOM = GROUPS + 1
 """For how many times as many rows as it keeps a centre has room, before it chooses among them: for one beside the rows
 of all groups at least."""
 
-_BLOCK_BYTES = 2**15
+_BLOCK_BYTES = 2**14
 """Of rows that all centres are multiplied with while they are in the cache."""
 
 _LINE = 64
 _SAMPLE, _MORE = 16, 3
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+
+
+class Scanned(NamedTuple):
+    """What is scanned, and for whom.
+
+    groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
+    int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES; owners: int64[C], the lane
+    of each, −1 for padding. marks: uint8[lanes, N].
+    """
+
+    groups: np.ndarray
+    versions: np.ndarray
+    rows: int
+    centres: np.ndarray
+    owners: np.ndarray
+    marks: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """What a scan works in.
+
+    products: int32[2, GROUPS, CENTRES, LANES], two blocks, of which one is looked through while the matrix unit makes
+    the other; above: uint16[LANES], for each centre the places where one has something; setups: uint8[2, 64], how the
+    matrix unit was set up.
+    """
+
+    products: np.ndarray
+    above: np.ndarray
+    setups: np.ndarray
 
 
 @njit(nogil=True, cache=True)
@@ -39,7 +71,7 @@ def write_bytes(groups, codes, rows, values, scales):
             codes[row, d] = groups[group, d // 4, place, d % 4] = np.uint8(step + ZERO)
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(**UNCOUNTED, fastmath=True)
 def centre_bytes(centres, c, scales, out, place):
     """Centre c of float32[C, ≥ D] as out[place] of int8[…, ≥ D], at a scale of its own, which is returned."""
     largest = np.float32(1e-30)
@@ -52,87 +84,71 @@ def centre_bytes(centres, c, scales, out, place):
 
 
 @njit(nogil=True, cache=True)
-def scan(groups, versions, rows, centres, lanes, keeps, marks, products, found, sizes, matrix_unit):
+def scan(scanned, keeps, found, sizes, matrix_unit):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
-    groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
-    int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES. lanes: int64[C], −1 for
-    padding. keeps: int64[C], rows wanted. marks: uint8[lanes, N]. products, found: int32[C, ≥ ROOM · keep] are filled,
-    sizes: int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
+    keeps: int64[C], rows wanted. found: int64[C, ≥ ROOM · keep] is filled with keys of products and rows, sizes:
+    int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
 
     A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
     ever kept and given up again. Should that be too high, a centre gets fewer rows.
     """
-    floors, some = np.full(len(centres), _LOWEST, np.int32), np.empty_like(keeps)
-    # Made here, so that it is there to the end: numba gives up an array after its last mention, be it as an address.
-    setups = np.empty((2, 64), np.uint8)
-    for c in range(len(centres)):
-        if lanes[c] < 0:
+    count = len(scanned.centres)
+    floors, some, copy = np.full(count, _LOWEST, np.int32), np.empty_like(keeps), np.empty(found.shape[1], np.int64)
+    products = _aligned(2 * GROUPS * CENTRES * LANES).reshape(2, GROUPS, CENTRES, LANES)
+    scratch = Scratch(products, np.zeros(LANES, np.uint16), np.empty((2, 64), np.uint8))
+    for c in range(count):
+        if scanned.owners[c] < 0:
             floors[c] = _HIGHEST
         some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
-    if rows > 8 * LANES * _SAMPLE:
-        _scan_every(
-            groups, versions, rows, _SAMPLE, centres, lanes, some, marks, floors, products, found, sizes, matrix_unit,
-            setups,
-        )  # fmt: skip
-    _scan_every(
-        groups, versions, rows, 1, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit, setups
-    )
-    for c in range(len(centres)):
-        sort(products, found, c, sizes[c])
+    if scanned.rows > 8 * LANES * _SAMPLE:
+        _scan_every(scanned, _SAMPLE, some, floors, found, sizes, scratch, matrix_unit)
+    _scan_every(scanned, 1, keeps, floors, found, sizes, scratch, matrix_unit)
+    for c in range(count):
+        sort(found, c, sizes[c], copy)
 
 
-@njit(nogil=True, cache=True)
-def _scan_every(
-    groups, versions, rows, stride, centres, lanes, keeps, marks, floors, products, found, sizes, matrix_unit, setups
-):
+@njit(**UNCOUNTED)
+def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_unit):
     """Collect the rows above their centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS.
 
     At the end the floor of a centre that found enough is the least that it keeps, less one.
     """
-    quads, width, count = groups.shape[1], centres.shape[1], (rows + LANES - 1) // LANES
-    out, above = _aligned(GROUPS * CENTRES * LANES).reshape(GROUPS, CENTRES, LANES), np.zeros(LANES, np.uint16)
-    groups_at, centres_at, floors_at = groups.ctypes.data, centres.ctypes.data, floors.ctypes.data
-    out_at, above_at, step = out.ctypes.data, above.ctypes.data, GROUPS * stride
+    groups, centres = scanned.groups, scanned.centres
+    quads, width, count, step = groups.shape[1], centres.shape[1], (scanned.rows + LANES - 1) // LANES, GROUPS * stride
+    products, above, setups = scratch.products, scratch.above, scratch.setups
     bytes_a_step, tiles = GROUPS * quads * 4 * LANES, len(centres) // CENTRES
     block = max(1, _BLOCK_BYTES // bytes_a_step) * step
     lines_ahead = (bytes_a_step // _LINE + tiles - 1) // max(tiles, 1)
     sizes[:] = 0
     if matrix_unit is not None:
         set_up_matrix_unit(matrix_unit.ctypes.data, setups.ctypes.data)
+    turn = 0
     for start in range(0, count, block):
+        stop = min(start + block, count)
         for first in range(0, len(centres), CENTRES):
-            for group in range(start, min(start + block, count), step):
-                # While this block is multiplied, the next one comes nearer, a part with every tile of centres.
-                ahead_at = groups_at + (group + block) * quads * 4 * LANES + first // CENTRES * lines_ahead * _LINE
-                for line in range(lines_ahead):
-                    prefetch(ahead_at + line * _LINE)
-                block_at, block_centres_at = groups_at + group * quads * 4 * LANES, centres_at + first * width
-                if matrix_unit is None:
-                    multiply_by_vectors(block_at, quads, block_centres_at, width, out_at)
-                else:
-                    multiply_by_matrix_unit(block_at, quads, block_centres_at, width, out_at)
-                if not find_above(out_at, floors_at + 4 * first, above_at):
-                    continue
-                some = nonzero(above_at)
-                while some:
-                    i = lowest_bit(some)
-                    some &= some - np.uint16(1)
-                    bits, c = above[i], first + i
-                    while bits:
-                        place, size, floor = lowest_bit(bits), sizes[c], floors[c]
-                        bits &= bits - np.uint16(1)
-                        for g in range(GROUPS):  # kept or overwritten by the next: a CPU could not foresee a branch
-                            products[c, size] = out[g, i, place]
-                            found[c, size] = (group + g) * LANES + place
-                            size += out[g, i, place] > floor
-                        sizes[c] = size
-                        if size + GROUPS > ROOM * keeps[c]:
-                            _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
+            for group in range(start, stop + step, step):
+                products_at = products[turn].ctypes.data
+                if group < stop:
+                    group_at = groups.ctypes.data + group * quads * 4 * LANES
+                    # While this block is multiplied, the next one comes nearer, a part with every tile of centres.
+                    ahead_at = group_at + block * quads * 4 * LANES + first // CENTRES * lines_ahead * _LINE
+                    for line in range(lines_ahead):
+                        prefetch(ahead_at + line * _LINE)
+                    if matrix_unit is None:
+                        multiply_by_vectors(group_at, quads, centres.ctypes.data + first * width, width, products_at)
+                    else:
+                        multiply_by_matrix_unit(
+                            group_at, quads, centres.ctypes.data + first * width, width, products_at
+                        )
+                turn = 1 - turn
+                before_at = products[turn].ctypes.data
+                if group > start and find_above(before_at, floors.ctypes.data + 4 * first, above.ctypes.data):
+                    _collect(scanned, products, turn, above, group - step, first, keeps, floors, found, sizes)
     if matrix_unit is not None:
         set_up_matrix_unit(setups.ctypes.data, setups[1:].ctypes.data)  # as others on this thread left it
     for c in range(len(centres)):
-        _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c)
+        _choose(scanned, keeps, floors, found, sizes, c)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -143,24 +159,48 @@ def _aligned(count):
     return ints[first : first + count]
 
 
-@njit(nogil=True, cache=True)
-def _choose(versions, rows, lanes, keeps, marks, floors, products, found, sizes, c):
+@njit(nogil=True, cache=True, inline="always")
+def _collect(scanned, products, turn, above, group, first, keeps, floors, found, sizes):
+    """Take in what is above its floor of products[turn], of the rows from a group and the centres from ``first`` on.
+
+    above: uint16[LANES], for each centre the places where something is, in any group.
+    """
+    some = nonzero(above.ctypes.data)
+    while some:
+        i = lowest_bit(some)
+        some &= some - np.uint16(1)
+        bits, c = above[i], first + i
+        while bits:
+            place, size, floor = lowest_bit(bits), sizes[c], floors[c]
+            bits &= bits - np.uint16(1)
+            for g in range(GROUPS):  # kept or overwritten by the next: a CPU could not foresee a branch
+                product = products[turn, g, i, place]
+                found[c, size] = key_of(product, (group + g) * LANES + place)
+                size += product > floor
+            sizes[c] = size
+            if size + GROUPS > ROOM * keeps[c]:
+                _choose(scanned, keeps, floors, found, sizes, c)
+
+
+@njit(**UNCOUNTED)
+def _choose(scanned, keeps, floors, found, sizes, c):
     """Of what a centre has collected keep the best that are live and not marked."""
+    versions, marks, owner = scanned.versions, scanned.marks, scanned.owners[c]
     for place in range(sizes[c]):  # all on their way before the first is waited for
-        prefetch(versions.ctypes.data + versions.itemsize * found[c, place])
-        prefetch(marks.ctypes.data + marks.shape[1] * lanes[c] + found[c, place])
+        row = row_of(found[c, place])
+        prefetch(versions.ctypes.data + versions.itemsize * row)
+        prefetch(marks.ctypes.data + marks.shape[1] * owner + row)
     kept = 0
     for place in range(sizes[c]):
-        row = found[c, place]
-        if row < rows and marks[lanes[c], row] == 0 and versions[row] > 0:
-            products[c, kept], found[c, kept] = products[c, place], row
-            kept += 1
+        row = row_of(found[c, place])
+        found[c, kept] = found[c, place]
+        kept += row < scanned.rows and marks[owner, row] == 0 and versions[row] > 0
     if kept > keeps[c]:
-        select(products, found, c, kept, keeps[c])
+        select(found, c, kept, keeps[c])
         kept = keeps[c]
     if kept == keeps[c]:
-        least = products[c, 0]
+        least = found[c, 0]
         for place in range(kept):
-            least = min(least, products[c, place])
-        floors[c] = max(floors[c], least - 1)
+            least = min(least, found[c, place])
+        floors[c] = max(floors[c], value_of(least) - 1)
     sizes[c] = kept

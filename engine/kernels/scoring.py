@@ -9,13 +9,14 @@ there are rows: a gradient by the state and the intercept, so that a row of stat
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.products import PANEL, ROWS, exp, multiply
 
 _TILE = 64
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean something here
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def count_rows(rows, scores, line):
     """How many rows a line has; the places behind them are worth −inf."""
     count = rows.shape[1]
@@ -99,7 +100,7 @@ def score_kernels(
                     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+@njit(**UNCOUNTED, fastmath=_REASSOCIATE)
 def _peak(z, t, own_bias, prior):
     """Add the row's own bias to its logits z[t]; the largest of them and the prior."""
     peak = prior
@@ -109,7 +110,7 @@ def _peak(z, t, own_bias, prior):
     return peak
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _place_of(own_rows, row):
     """Where a row is in the lane's own history, −1 for any other row."""
     found = 0
@@ -123,7 +124,7 @@ def _place_of(own_rows, row):
     return own
 
 
-@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+@njit(**UNCOUNTED, fastmath=_REASSOCIATE)
 def _score_of_own(z, t, prior, own, touched, bonus):
     """δ of the row of the lane's history in place ``own``, out of its logits z[t]."""
     peak = prior
@@ -135,7 +136,7 @@ def _score_of_own(z, t, prior, own, touched, bonus):
     return peak + np.log(total) + (bonus if touched else np.float32(0))
 
 
-@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+@njit(**UNCOUNTED, fastmath=_REASSOCIATE)
 def _weigh(z, priors, peaks, around):
     """Turn logits z[t] into the weights of the history items, and say what δ is around each row."""
     every = z.reshape(-1)
@@ -153,7 +154,7 @@ def _weigh(z, priors, peaks, around):
             z[t, h] /= total
 
 
-@njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
+@njit(**UNCOUNTED, fastmath=_REASSOCIATE)
 def _write_tangent(z, t, g, x, around, own_prior, own_bias, candidate_bias, prior, tangents, i, place):
     """The gradient of row t of a tile, by its vector, its bias and its prior, and the intercept."""
     dimensions, share = x.shape[1], np.float32(0)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
+
 SEEDS, NEAR, FAR, FILL = range(4)
 """What a lane does in its next step: score what it was given, a round near or far, or walk on to fill its lists."""
 
@@ -66,7 +68,7 @@ def advance(chosen, counts, done, progress, quiet_rounds):
     return standing
 
 
-@njit(nogil=True, cache=True)
+@njit(**UNCOUNTED)
 def _following(lane, stage, done, progress, quiet_rounds):
     if progress.offered[lane] < progress.givens[lane]:
         return SEEDS

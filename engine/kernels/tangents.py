@@ -6,9 +6,10 @@
 import numpy as np
 from numba import njit
 
+from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import dot_bytes
 from engine.kernels.instructions import prefetch
-from engine.kernels.ranking import select
+from engine.kernels.ranking import key_of, order_of, row_of, select
 from engine.kernels.scan import ZERO, centre_bytes
 
 CLUSTER_ROUNDS = 4
@@ -18,13 +19,12 @@ _LINE = 16
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(items, lanes, lane, parents, planes, count, places, estimates, found, wanted):
-    """Fill ``found`` with the ``wanted`` unmarked neighbours of the parents that promise most; returns how many.
+def estimate_neighbors(items, lanes, lane, parents, planes, count, places, found, wanted):
+    """Fill ``found`` with keys of the ``wanted`` unmarked neighbours of parents that promise most; returns how many.
 
     What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
     exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
-    places: int32[2^b ≥ 2 · count · R], a hash table. estimates: float32[1, ≥ count · R] and found: int32[1, ≥ count ·
-    R] hold them in front, in any order.
+    places: int32[2^b ≥ 2 · count · R], a hash table. found: int64[1, ≥ count · R] holds them in front, in any order.
     """
     codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
     width, degree = codes.shape[1], neighbors.shape[1]
@@ -51,13 +51,11 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, places, estim
             if row < 0 or marks[lane, row] != 0:
                 continue
             product = np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))
-            place = _place_of(row, places, found, several)
-            if place == several:
-                found[0, several], estimates[0, several] = row, -_FAR
-                several += 1
-            estimates[0, place] = max(estimates[0, place], level + step * product)
+            place, key = _place_of(row, places, found, several), key_of(order_of(level + step * product), row)
+            found[0, place] = key if place == several else max(found[0, place], key)
+            several += place == several
     size = min(wanted, several)
-    select(estimates, found, 0, several, size)
+    select(found, 0, several, size)
     return size
 
 
@@ -66,7 +64,7 @@ def _place_of(row, places, found, free):
     """Where a row is among those found; one that is not yet among them gets the place ``free``."""
     mask = len(places) - 1
     slot = (row * 0x9E3779B1 >> 7) & mask
-    while places[slot] >= 0 and found[0, places[slot]] != row:
+    while places[slot] >= 0 and row_of(found[0, places[slot]]) != row:
         slot = (slot + 1) & mask
     if places[slot] < 0:
         places[slot] = free
@@ -99,7 +97,7 @@ def cluster(gradients, centres):
     return wanted
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(**UNCOUNTED, fastmath=True)
 def _take_over(gradients, centres, c, nearest, owner):
     """Give a centre the gradients that are nearer to it than to those before."""
     for i in range(len(gradients)):

@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from engine import kernels
 from engine.kernels import config, fingerprint
 from engine.kernels.byte_products import CENTRES, matrix_unit
 from engine.kernels.products import PANEL, ROWS, exp, multiply
-from engine.kernels.ranking import select, sort
-from engine.kernels.scan import ROOM, ZERO, centre_bytes, scan
+from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
+from engine.kernels.scan import ROOM, ZERO, Scanned, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
@@ -89,28 +90,42 @@ def test_exponentials_are_within_two_units_of_the_last_place() -> None:
     assert not exponentials(np.array([-88, -1e30, -np.inf], np.float32)).any()
 
 
+VALUES = st.integers(-5, 5) | st.sampled_from([-(2**31), 2**31 - 1])
+
+
 @settings(deadline=None)  # the first call compiles
-@given(st.lists(st.integers(-5, 5), max_size=60), st.data())
+@given(st.lists(VALUES, max_size=60), st.data())
 def test_the_largest_come_to_the_front(values: list[int], data: st.DataObject) -> None:
     """As many as are kept, each still with its row, and sorted if wanted; other lines stay untouched."""
     keep = data.draw(st.integers(0, len(values)))
-    lines, rows = np.full((3, 60), 99, np.int32), np.full((3, 60), -1, np.int32)
-    lines[1, : len(values)], rows[1, : len(values)] = values, np.arange(len(values))
-    select(lines, rows, 1, len(values), keep)
-    assert sorted(lines[1, :keep].tolist(), reverse=True) == sorted(values, reverse=True)[:keep]
-    assert [values[row] for row in rows[1, : len(values)]] == lines[1, : len(values)].tolist()
-    assert sorted(rows[1, : len(values)].tolist()) == list(range(len(values)))
+    ordered = sorted(range(len(values)), key=lambda row: (-values[row], row))
+    lines = np.full((3, 60), 99)
+    lines[1, : len(values)] = [key_of(value, row) for row, value in enumerate(values)]
+    select(lines, 1, len(values), keep)
+    rows = [row_of(key) for key in lines[1, : len(values)].tolist()]
+    assert sorted(rows[:keep]) == sorted(ordered[:keep])
+    assert sorted(rows) == list(range(len(values)))
     assert (lines[[0, 2]] == 99).all()
-    sort(lines, rows, 1, keep)
-    assert lines[1, :keep].tolist() == sorted(values, reverse=True)[:keep]
-    assert [values[row] for row in rows[1, :keep]] == lines[1, :keep].tolist()
+    sort(lines, 1, keep, np.empty(60, np.int64))
+    found = [(value_of(key), row_of(key)) for key in lines[1, :keep].tolist()]
+    assert found == [(values[row], row) for row in ordered[:keep]]
 
 
-def test_values_that_are_all_equal_are_chosen_from_in_little_time() -> None:
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=2))
+def test_keys_order_as_their_floats_do(floats: list[float]) -> None:
+    """Infinities too; of two zeros the negative one is less."""
+    keys = [order_of(np.float32(number)) for number in floats]
+    assert all(-(2**31) <= key < 2**31 for key in keys)
+    for a, b in combinations(range(len(floats)), 2):
+        if floats[a] != floats[b]:
+            assert (keys[a] < keys[b]) == (floats[a] < floats[b])
+
+
+def test_keys_that_are_all_equal_are_chosen_from_in_little_time() -> None:
     """A hundred thousand equal ones: were each step to drop one of them, this would take minutes."""
-    values, rows = np.zeros((1, 100_000), np.float32), np.arange(100_000, dtype=np.int32)[None].copy()
-    select(values, rows, 0, 100_000, 50_000)
-    assert len(set(rows[0].tolist())) == 100_000
+    keys = np.zeros((1, 100_000), np.int64)
+    select(keys, 0, 100_000, 50_000)
+    assert not keys.any()
 
 
 @pytest.mark.parametrize("rows", [1, 40, 5_003])
@@ -132,10 +147,8 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
     marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
-    products, found = np.empty((len(lanes), ROOM * keep), np.int32), np.empty((len(lanes), ROOM * keep), np.int32)
-    sizes = np.empty(len(lanes), np.int64)
-    keeps = np.full(len(lanes), keep)
-    scan(sketch.interleaved, versions, rows, centres, lanes, keeps, marks, products, found, sizes, unit)
+    keys, sizes, keeps = np.empty((len(lanes), ROOM * keep), np.int64), np.empty_like(lanes), np.full(len(lanes), keep)
+    scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks), keeps, keys, sizes, unit)
 
     codes = sketch.interleaved.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
     np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
@@ -148,9 +161,10 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
         expected = np.sort(every[free])[::-1][:keep]
         size = sizes[centre]
         assert len(expected) // 2 <= size <= len(expected)
-        np.testing.assert_array_equal(products[centre, :size], expected[:size])
-        np.testing.assert_array_equal(every[found[centre, :size]], expected[:size])
-        assert len(set(found[centre, :size].tolist())) == size
+        found = [row_of(key) for key in keys[centre, :size].tolist()]
+        np.testing.assert_array_equal([value_of(key) for key in keys[centre, :size].tolist()], expected[:size])
+        np.testing.assert_array_equal(every[found], expected[:size])
+        assert len(set(found)) == size
 
 
 def test_bytes_keep_the_order_of_clearly_different_products() -> None:
@@ -162,13 +176,13 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     centres = np.zeros((CENTRES, 64), np.int8)
     for centre in range(CENTRES):
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
-    products, found = np.empty((CENTRES, ROOM * 10), np.int32), np.empty((CENTRES, ROOM * 10), np.int32)
-    sizes = np.empty(CENTRES, np.int64)
+    keys, sizes = np.empty((CENTRES, ROOM * 10), np.int64), np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
-    scan(sketch.interleaved, versions, 2_000, centres, lanes, keeps, marks, products, found, sizes, matrix_unit())
+    scan(Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks), keeps, keys, sizes, matrix_unit())
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
-    assert all(len(set(a.tolist()) & set(b.tolist())) >= 8 for a, b in zip(found[:, :10], exact, strict=True))
+    found = [{row_of(key) for key in line} for line in keys[:, :10].tolist()]
+    assert all(len(mine & set(best)) >= 8 for mine, best in zip(found, exact.tolist(), strict=True))
 
 
 class Neighbourhood(NamedTuple):
@@ -191,10 +205,10 @@ def test_estimates_are_the_highest_tangents_of_parents(seed: int, parents: int, 
     marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
     rows = rng.choice(count, parents, replace=False)
     tangents = rng.normal(size=(parents, dimensions + 1)).astype(np.float32)
-    estimates, found = np.empty((1, parents * degree), np.float32), np.empty((1, parents * degree), np.int32)
+    found = np.empty((1, parents * degree), np.int64)
     columns, before = Neighbourhood(sketch.codes, sketch.scales, neighbors, marks), marks.copy()
     places = np.empty(256, np.int32)
-    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, places, estimates, found, wanted)
+    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, places, found, wanted)
     expected: dict[int, float] = {}
     slope = np.zeros((1, dimensions), np.int8)
     for place, parent in enumerate(rows):
@@ -205,9 +219,8 @@ def test_estimates_are_the_highest_tangents_of_parents(seed: int, parents: int, 
                 estimate = float(step * product + tangents[place, -1])
                 expected[row] = max(expected.get(row, -np.inf), estimate)
     best_first = sorted(expected.values(), reverse=True)[:wanted]
-    np.testing.assert_allclose(np.sort(estimates[0, :size])[::-1], best_first, rtol=1e-4, atol=1e-4)
-    promised = [expected[row] for row in found[0, :size].tolist()]
-    np.testing.assert_allclose(promised, estimates[0, :size], rtol=1e-4, atol=1e-4)
+    promised = [expected[row_of(key)] for key in np.sort(found[0, :size])[::-1].tolist()]
+    np.testing.assert_allclose(promised, best_first, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(marks, before)
 
 

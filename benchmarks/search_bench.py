@@ -18,6 +18,9 @@ from engine.search import ParallelSearch, answered
 K = 50
 DEGREE = 64
 MOST_LANES = 4_096
+_BLOCK = 1_024
+"""Items that are scored for one query after another."""
+
 _FEWEST, _MOST = 1_024, 8_192
 """Rows that are inserted at once, an eighth of those that stand."""
 
@@ -111,16 +114,25 @@ class Bench:
         return Found(rows, sum(choosing(self.index, *pair) for pair in zip(asked, answers, strict=True)))
 
     def exhaustive(self, queries: Sequence[Query]) -> Found:
-        """Every item that matches scored, on each thread for a query of its own."""
+        """Every item scored, on each thread for queries of its own: these share each block of items in its cache."""
         found = np.full((len(queries), K), -1)
-        every = np.arange(self.index.rows)
 
         def answer(part: int) -> None:
-            for line in range(part, len(queries), THREADS):
-                mask = queries[line].mask
-                rows = every if mask is None else np.flatnonzero(mask)
-                best = self.best(queries[line : line + 1], rows[None], np.array([part]))[0]
-                found[line, : len(best)] = best
+            lanes = np.arange(part, len(queries), THREADS)
+            mine, metric, state = queries[part::THREADS], self.index.metric, self.index.state
+            if len(mine) == 0:
+                return
+            metric.encode_users(mine, state, self._users, lanes)
+            scores, who = np.empty((len(mine), self.index.rows), np.float32), torch.from_numpy(lanes)
+            for start in range(0, self.index.rows, _BLOCK):
+                block = np.arange(start, min(self.index.rows, start + _BLOCK))
+                rows = torch.from_numpy(np.repeat(block[None], len(mine), axis=0))
+                scores[:, block] = metric.score(state, rows, self._users, who).numpy()
+            for line, query, values in zip(lanes, mine, scores, strict=True):
+                if query.mask is not None:
+                    values[~query.mask] = -np.inf
+                best = np.argpartition(values, -K)[-K:]
+                found[line] = np.where(values[best] > -np.inf, best, -1)
 
         each_on_its_thread(answer, THREADS)
         return Found(found)

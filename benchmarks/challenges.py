@@ -25,9 +25,10 @@ _D = 64
 REFERENCE_COSTS = MetricCosts(
     pair=Cost(_D * HIDDEN + HIDDEN * SECOND + SECOND, 2 * _D),
     gradient=Cost(SECOND * HIDDEN + HIDDEN * _D, 2 * _D),
-    # The user's vector; the first layer with it folded in, and its bias; keys and values. All of it also transposed.
-    user=Cost(_D * _D + 3 * _D * HIDDEN, _D + 4 * _D * _D),
+    # The user's vector and what it adds to the first layer; keys and values, also transposed.
+    user=Cost(_D * _D + _D * HIDDEN, _D + 4 * _D * _D),
     longest=HISTORY,
+    step=_D * HIDDEN,  # the first layer with the user folded in, transposed for gradients
 )
 """19,008 multiply-adds for a pair where the history is full."""
 

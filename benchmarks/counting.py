@@ -34,13 +34,15 @@ class Cost:
 class MetricCosts:
     """What a metric multiplies to score a pair, for its gradient beside that, and to fold a user.
 
-    longest: history items that it looks at.
+    longest: history items that it looks at. step: what it multiplies once for all pairs of a user in a step, and once
+    more for their gradients.
     """
 
     pair: Cost
     gradient: Cost
     user: Cost
     longest: int
+    step: int = 0
 
     def lengths(self, queries: Sequence[Query]) -> np.ndarray:
         """int64[n]: history items of each query that count."""
@@ -83,7 +85,7 @@ class Counting:
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Counted for each pair."""
-        self._count(rows, lanes, self._costs.pair)
+        self._count(rows, lanes, self._costs.pair, self._costs.step)
         return self._metric.score(state, rows, users, lanes)
 
     def score_with_tangents(
@@ -91,13 +93,13 @@ class Counting:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Counted for each pair, and once more for its gradient."""
         pair, gradient = self._costs.pair, self._costs.gradient
-        self._count(rows, lanes, Cost(pair.fixed + gradient.fixed, pair.each + gradient.each))
+        self._count(rows, lanes, Cost(pair.fixed + gradient.fixed, pair.each + gradient.each), 2 * self._costs.step)
         return self._metric.score_with_tangents(state, rows, users, lanes)
 
-    def _count(self, rows: torch.Tensor, lanes: torch.Tensor, cost: Cost) -> None:
+    def _count(self, rows: torch.Tensor, lanes: torch.Tensor, cost: Cost, step: int) -> None:
         mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
         self.pairs[mine] += counts
-        self.multiply_adds[mine] += counts * cost.of(self._lengths[mine])
+        self.multiply_adds[mine] += step + counts * cost.of(self._lengths[mine])
 
 
 def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:

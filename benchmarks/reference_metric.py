@@ -2,8 +2,8 @@
 
     δ(u, v) = out · relu(W2 · relu(W1 · [u; e_v; u∘e_v] + b1) + b2) + Σ_h a_h · (A_v e_h) · e_v
 
-with a = softmax_h((A_q e_v) · (A_k e_h) / 8 + bias_h). Folded: what depends on the user alone becomes the lane's
-matrices W1_v + W1_p·diag(u), keys and values, and a pair costs a few small products.
+with a = softmax_h((A_q e_v) · (A_k e_h) / 8 + bias_h). Folded: what depends on the user alone becomes matrices of the
+lane, keys and values at its admission, W1_v + W1_p·diag(u) in every step, and a pair costs a few small products.
 """
 
 from collections.abc import Sequence
@@ -152,7 +152,7 @@ class ReferenceMetric:
         return users
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
-        """Fold everything that does not depend on the item."""
+        """Fold the histories; the first layer is folded by every step for itself."""
         histories = padded_histories(queries, HISTORY)
         if not runs_compiled(self, state):
             plain.fold_users(state, histories, lanes, self._on(state.device), ReferenceUsers(*users))

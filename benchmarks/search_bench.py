@@ -114,28 +114,37 @@ class Bench:
         return Found(rows, sum(choosing(self.index, *pair) for pair in zip(asked, answers, strict=True)))
 
     def exhaustive(self, queries: Sequence[Query]) -> Found:
-        """Every item scored, on each thread for queries of its own: these share each block of items in its cache."""
+        """Every item that matches scored, on each thread for queries of its own; no more of them than the bench has."""
         found = np.full((len(queries), K), -1)
 
         def answer(part: int) -> None:
-            lanes = np.arange(part, len(queries), THREADS)
-            mine, metric, state = queries[part::THREADS], self.index.metric, self.index.state
-            if len(mine) == 0:
-                return
-            metric.encode_users(mine, state, self._users, lanes)
-            scores, who = np.empty((len(mine), self.index.rows), np.float32), torch.from_numpy(lanes)
-            for start in range(0, self.index.rows, _BLOCK):
-                block = np.arange(start, min(self.index.rows, start + _BLOCK))
-                rows = torch.from_numpy(np.repeat(block[None], len(mine), axis=0))
-                scores[:, block] = metric.score(state, rows, self._users, who).numpy()
-            for line, query, values in zip(lanes, mine, scores, strict=True):
-                if query.mask is not None:
-                    values[~query.mask] = -np.inf
-                best = np.argpartition(values, -K)[-K:]
-                found[line] = np.where(values[best] > -np.inf, best, -1)
+            lines, mine = np.arange(part, len(queries), THREADS), queries[part::THREADS]
+            filtered = any(query.mask is not None for query in mine)
+            answered = self._matching(mine, lines) if filtered else self._all(mine, lines)
+            for line, best in zip(lines, answered, strict=True):
+                found[line, : len(best)] = best
 
         each_on_its_thread(answer, THREADS)
         return Found(found)
+
+    def _matching(self, queries: Sequence[Query], lanes: np.ndarray) -> list[np.ndarray]:
+        """Those that match scored for each query by itself: int64[≤ K] each."""
+        every, found = np.ones(self.index.rows, dtype=bool), []
+        for query, lane in zip(queries, lanes[:, None], strict=True):
+            rows = np.flatnonzero(every if query.mask is None else query.mask)
+            found.append(self.best([query], rows[None], lane)[0])
+        return found
+
+    def _all(self, queries: Sequence[Query], lanes: np.ndarray) -> Sequence[np.ndarray]:
+        """Each block of items is scored for all queries while it is in the cache: int64[n, ≤ K]."""
+        metric, state = self.index.metric, self.index.state
+        metric.encode_users(queries, state, self._users, lanes)
+        who, scores = torch.from_numpy(lanes).to(state.device), np.empty((len(lanes), self.index.rows), np.float32)
+        for start in range(0, self.index.rows, _BLOCK):
+            block = np.arange(start, min(self.index.rows, start + _BLOCK))
+            rows = torch.from_numpy(np.repeat(block[None], len(lanes), axis=0)).to(state.device)
+            scores[:, block] = metric.score(state, rows, self._users, who).cpu().numpy()
+        return list(np.argpartition(scores, -min(K, self.index.rows), axis=1)[:, -K:])
 
     def best(self, queries: Sequence[Query], rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The best K of rows int64[n, p] for each query, int64[n, ≤ K].

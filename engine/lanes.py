@@ -16,7 +16,7 @@ from engine.query import Query
 NO_ROW = -1
 NO_SLOT = -1
 MOST_SLOTS = 1_024
-"""Tangents that a lane keeps at most: those of the first rows that it scores."""
+"""Rows, the first that a lane scores, whose tangents it has places for."""
 
 
 class Ranking:
@@ -69,10 +69,10 @@ class Lanes:
 
     On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
     beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
-    float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows of these tangents, kept where
-    compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for NO_ROW. What decides who does
-    what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from already, and ``wanted`` is how many
-    rows its next step scores at most.
+    float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows that these places are for, kept
+    where compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for NO_ROW. What decides
+    who does what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from already, and ``wanted`` says
+    how many rows its next step scores at most.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.cpu import CPUTargetOptions
 
-UNCOUNTED = {"nogil": True, "cache": True, "_nrt": False}
-"""How what is called from a kernel's loops is compiled: no references to arrays are counted in it, and so it can make
-none. numba else counts one for every column of a tuple, at every call, each a locked access: half the time of some.
+_PRIVATE = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}
+
+UNCOUNTED: dict[str, Any] = {"nogil": True, "cache": True, **_PRIVATE}
+"""How what kernels call is compiled: no references to arrays are counted in it, and so it can neither make nor return
+one. numba else counts one for every column of a tuple, at every call, each a locked access: half the time of some. What
+it calls in turn must be inlined or uncounted too, since numba hands this down to what it compiles on the way. The
+option is numba's own and not documented; without it, kernels are right and slower.
 """
 
 _FOLDER = Path(__file__).parent

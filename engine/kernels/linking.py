@@ -159,7 +159,6 @@ def _choose(points, count, alpha, pool, links, distances):
 @njit(**UNCOUNTED)
 def _left_out(lights, taken, point, shadow, reach):
     """Whether one of the first ``taken`` lights is so close to a point that is ``reach`` from its row."""
-    # Not an iteration over the lights, which counts references to each: that takes several times as long as its sum.
     light = 0
     while light < taken and shadow * squared_distance(lights[light], point) > reach:
         light += 1

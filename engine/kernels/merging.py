@@ -62,8 +62,9 @@ def merge(chosen, items, lanes, table, counts, scores, tangents, done):
     """Merge scores float32[n, p] of the rows in table int64[n, p] into their lanes' beams and results.
 
     Both are best first, ties to the lowest row, −1 and −inf in empty places. Barred and dead rows are no results, nor
-    are those whose group has enough better ones. tangents: float32[n, p, S + 1] or nothing, kept in the lanes' slots as
-    far as there are any. done: uint8[n] is filled with what this did to each lane.
+    are those whose group has enough better ones. tangents: float32[n, p, S + 1] or nothing; those of what is in the
+    beam then are kept in the lane's slots, as far as there are any. done: uint8[n] is filled with what this did to each
+    lane.
     """
     order = np.empty(_BLOCK, np.int64)
     source = np.empty(max(lanes.beam_rows.shape[1], lanes.result_rows.shape[1]), np.int64)
@@ -115,7 +116,7 @@ def _into_beam(lanes, lane, table, scores, i, order, count, source, derived):
 
 @njit(**UNCOUNTED)
 def _into_results(items, lanes, lane, table, scores, i, order, count, source, groups, times):
-    """The same for its results; closes gaps in ``order``. Returns whether anything entered."""
+    """Merge them into its results, after its beam: gaps in ``order`` are closed. Returns whether anything entered."""
     size = lanes.result_sizes[lane]
     count = _allowed(items, lanes, lane, table, i, order, count)
     changed = _merged_order(lanes.result_scores, lanes.result_rows, lane, size, scores, table, i, order, count, source)

@@ -2,7 +2,7 @@
 
 What is ranked are keys, int64: a value of 32 bits above a row, so that one comparison orders them and one move takes
 both along. Larger values are larger keys, and so are lower rows of the same value. Arrays are passed whole, with a
-line: taking a line out of one counts a reference to it, which threads fight over.
+line: taking a line out of one counts a reference to it.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ _WITHOUT_SIGN = 0x7FFF_FFFF
 
 @njit(nogil=True, cache=True, inline="always")
 def key_of(value, row):
-    """The key of an int32 value and a row."""
+    """The key of an int32 value and a row, 0 ≤ row < 2³²."""
     return (np.int64(value) << 32) | (_LOWER - row)
 
 

@@ -127,7 +127,7 @@ def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_un
     for start in range(0, count, block):
         stop = min(start + block, count)
         for first in range(0, len(centres), CENTRES):
-            for group in range(start, stop + step, step):
+            for group in range(start, stop + step, step):  # once more than there are: each waits for the next to begin
                 products_at = products[turn].ctypes.data
                 if group < stop:
                     group_at = groups.ctypes.data + group * quads * 4 * LANES

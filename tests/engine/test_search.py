@@ -121,6 +121,31 @@ def test_compiled_and_plain_searches_find_the_same(name: str, seed: int) -> None
     assert shared >= 0.8 * sum(len(answer.rows) for answer in plain)
 
 
+@pytest.mark.parametrize("name", ["mlp", "mlp, plain"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_every_entry_of_a_beam_has_its_own_tangent(name: str, seed: int) -> None:
+    """After every step, where there is one: the one that its row has for this user."""
+    index, rng = INDEXES[name], np.random.default_rng(seed)
+    running = ParallelSearch(index, lanes=3)
+    params = SearchParams(k=5, beam=int(rng.integers(5, 40)), rounds=6, clusters=2, pairs=20, width=8)
+    for _ in range(2):
+        running.admit([replace(random_query(rng, index, params), mask=None) for _ in range(3)])
+        lanes, known = running.lanes, 0
+        while running.free_lanes < 3:
+            running.step()
+            mine = torch.from_numpy(lanes.running.nonzero()[0])
+            rows, slots = lanes.beam.rows[mine], lanes.slots[mine]
+            if len(mine) == 0:
+                break
+            _, expected = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
+            there = (rows >= 0) & (slots >= 0)
+            kept = lanes.tangents[mine[:, None], slots]
+            torch.testing.assert_close(kept[there], expected[there], rtol=1e-4, atol=1e-4)
+            known += int(there.sum())
+        assert known > 0
+
+
 @given(st.integers(0, 2**32), st.integers(1, 400))
 @settings(max_examples=25, deadline=None)
 def test_a_budget_is_never_overspent(seed: int, budget: int) -> None:

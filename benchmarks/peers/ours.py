@@ -12,7 +12,7 @@ class Ours(Peer):
     """The engine's index and search as they are, under its plainest metric.
 
     An inner product has the same gradient everywhere, the query itself: one look into the whole catalogue finds about
-    everything, and further rounds and clusters find little else.
+    everything, and further rounds and clusters would find little else.
     """
 
     structure = "ours"
@@ -45,14 +45,14 @@ class Ours(Peer):
         self._lanes = self.api.ParallelSearch(self._index, self._LANES)
 
     def set(self, setting: float) -> None:
-        """How many items each of two rounds scores, the first near by, the second anywhere."""
+        """How many items the round scores."""
         self._pairs = int(setting)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Fill lanes, those of every call as a service has them, with queries as they become free."""
         from engine.query import Query, SearchParams
 
-        params = SearchParams(k=k, beam=max(k, self._pairs), width=4, pairs=self._pairs, clusters=1, rounds=2)
+        params = SearchParams(k=k, beam=max(k, self._pairs), width=4, pairs=self._pairs, clusters=1, rounds=1)
         answers = self.api.answered(self._lanes, [Query(params, vector=query) for query in queries])
         rows = np.full((len(queries), k), -1)
         for row, answer in zip(rows, answers, strict=True):

@@ -33,7 +33,8 @@ def read(column: torch.Tensor, *where: np.ndarray) -> np.ndarray:
 def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.ndarray]:
     """``column[rows]`` for each of several rows int64[n], copies on the host: from a device all in one transfer."""
     if column.device.type == "cpu":
-        return [column.numpy()[rows] for rows in several]
+        on_host = column.numpy()
+        return [on_host[rows] for rows in several]
     return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
 
 

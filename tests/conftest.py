@@ -66,7 +66,10 @@ def real_kafka(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> s
     """The address of the chosen Kafka, for what the embedded broker cannot do."""
     choice = pytestconfig.stash[_KAFKA]
     if not choice.real:
-        pytest.skip("the embedded broker can neither create, compact nor delete topics: set KAFKA_HOME")
+        pytest.skip(
+            "the embedded broker can neither create, compact nor delete topics: "
+            "set KAFKA_HOME or HOPSTREAM_TEST_KAFKA, or start Docker"
+        )
     address: str = request.getfixturevalue("kafka")
     return address
 

@@ -30,7 +30,9 @@ def secure_kafka(certificates: Path) -> Iterator[str]:
     """Run Kafka with a listener that asks for TLS and `USER`'s password; yields its address."""
     home = os.environ.get("KAFKA_HOME")
     if not home:
-        pytest.skip("starts an Apache Kafka with a TLS listener of its own: set KAFKA_HOME to a distribution")
+        pytest.skip(
+            "a Kafka that runs already gets no TLS listener: set KAFKA_HOME to a distribution to start one with it"
+        )
     (port,) = free_ports(1)
     login = "org.apache.kafka.common.security.plain.PlainLoginModule"
     secured = f"SASL_SSL://127.0.0.1:{port}"
@@ -71,7 +73,7 @@ def secure_redis(certificates: Path) -> Iterator[int]:
     In a container: a server on PATH, or a wheel's, may have been built without TLS.
     """
     if problem := docker_problem():
-        pytest.skip(f"runs a Redis built with TLS in a container, and {problem}: start Docker, or set DOCKER_HOST")
+        pytest.skip(f"only a container's Redis has TLS for certain, and {problem}: start Docker, or set DOCKER_HOST")
     (port,) = free_ports(1)
     command = [
         "redis-server", "--port", "0", "--tls-port", "6379", "--tls-auth-clients", "no", "--save", "",

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 from benchmarks import reference_plain as plain
 from benchmarks.narrow_state import State, widen
-from engine.kernels.products import PANEL, ROWS, exp, multiply, multiply_onto
+from engine.kernels.exponentials import exp
+from engine.kernels.products import PANEL, ROWS, multiply, multiply_onto
 from engine.kernels.scoring import count_rows
 from engine.kernels.threads import over_lanes
 from engine.metric import Users, for_kernels, padded_histories, pair_arrays, runs_compiled

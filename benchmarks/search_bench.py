@@ -114,37 +114,45 @@ class Bench:
         return Found(rows, sum(choosing(self.index, *pair) for pair in zip(asked, answers, strict=True)))
 
     def exhaustive(self, queries: Sequence[Query]) -> Found:
-        """Every item that matches scored, on each thread for queries of its own; no more of them than the bench has."""
-        found = np.full((len(queries), K), -1)
+        """Every item that matches scored; no more queries than the bench has."""
+        if any(query.mask is not None for query in queries):
+            return Found(self._matching(queries))
+        return Found(self._all(queries))
+
+    def _matching(self, queries: Sequence[Query]) -> np.ndarray:
+        """Those that match scored, each thread for queries of its own: int64[n, K], −1 behind the last."""
+        every, found = np.ones(self.index.rows, dtype=bool), np.full((len(queries), K), -1)
 
         def answer(part: int) -> None:
-            lines, mine = np.arange(part, len(queries), THREADS), queries[part::THREADS]
-            filtered = any(query.mask is not None for query in mine)
-            answered = self._matching(mine, lines) if filtered else self._all(mine, lines)
-            for line, best in zip(lines, answered, strict=True):
+            for line in range(part, len(queries), THREADS):
+                query, lane = queries[line], np.array([line])
+                rows = np.flatnonzero(every if query.mask is None else query.mask)
+                best = self.best([query], rows[None], lane)[0]
                 found[line, : len(best)] = best
 
         each_on_its_thread(answer, THREADS)
-        return Found(found)
-
-    def _matching(self, queries: Sequence[Query], lanes: np.ndarray) -> list[np.ndarray]:
-        """Those that match scored for each query by itself: int64[≤ K] each."""
-        every, found = np.ones(self.index.rows, dtype=bool), []
-        for query, lane in zip(queries, lanes[:, None], strict=True):
-            rows = np.flatnonzero(every if query.mask is None else query.mask)
-            found.append(self.best([query], rows[None], lane)[0])
         return found
 
-    def _all(self, queries: Sequence[Query], lanes: np.ndarray) -> Sequence[np.ndarray]:
-        """Each block of items is scored for all queries while it is in the cache: int64[n, ≤ K]."""
-        metric, state = self.index.metric, self.index.state
+    def _all(self, queries: Sequence[Query]) -> np.ndarray:
+        """All scored, each thread for blocks of its own, which are in the cache for all queries: int64[n, K]."""
+        metric, state, lanes = self.index.metric, self.index.state, np.arange(len(queries))
         metric.encode_users(queries, state, self._users, lanes)
         who, scores = torch.from_numpy(lanes).to(state.device), np.empty((len(lanes), self.index.rows), np.float32)
-        for start in range(0, self.index.rows, _BLOCK):
-            block = np.arange(start, min(self.index.rows, start + _BLOCK))
-            rows = torch.from_numpy(np.repeat(block[None], len(lanes), axis=0)).to(state.device)
-            scores[:, block] = metric.score(state, rows, self._users, who).cpu().numpy()
-        return list(np.argpartition(scores, -min(K, self.index.rows), axis=1)[:, -K:])
+        found = np.full((len(queries), K), -1)
+
+        def score(part: int) -> None:
+            for start in range(part * _BLOCK, self.index.rows, THREADS * _BLOCK):
+                block = np.arange(start, min(self.index.rows, start + _BLOCK))
+                rows = torch.from_numpy(np.repeat(block[None], len(lanes), axis=0)).to(state.device)
+                scores[:, start : start + _BLOCK] = metric.score(state, rows, self._users, who).cpu().numpy()
+
+        def select(part: int) -> None:
+            best = np.argpartition(scores[part::THREADS], -min(K, self.index.rows), axis=1)[:, -K:]
+            found[part::THREADS, : best.shape[1]] = best
+
+        each_on_its_thread(score, THREADS)
+        each_on_its_thread(select, THREADS)
+        return found
 
     def best(self, queries: Sequence[Query], rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The best K of rows int64[n, p] for each query, int64[n, ≤ K].

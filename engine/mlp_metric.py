@@ -17,9 +17,9 @@ import torch
 from engine import tiles
 from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
-from engine.kernels.histories import fold_histories
+from engine.kernels.float_products import QUAD
+from engine.kernels.histories import fold_histories, score_histories
 from engine.kernels.products import PANEL, padded
-from engine.kernels.scoring import score_kernels
 from engine.kernels.threads import over_lanes
 from engine.metric import (
     Users,
@@ -44,13 +44,14 @@ _TILES = 8_192
 class MlpUsers(NamedTuple):
     """What the lanes keep of their users, padded to L items that count for nothing: tensors, or arrays for kernels.
 
-    vectors: float32[lanes, L, ≥ D], e_h. operands: float32[lanes, D · L], the same as compiled code wants it. biases:
-    float32[lanes, L], α_h + a[code(h)], −inf for padding. rows: int64[lanes, L], −1 where there is none. touched:
-    bool[lanes, L], touched by other behaviours only. lengths: int64[lanes].
+    vectors: float32[lanes, L, ≥ D], e_h. quads: float32[lanes, L / 4, D / 4, 4, 4], the same as
+    `engine.kernels.products.multiply_rows` takes it, for kernels only. biases: float32[lanes, L], α_h + a[code(h)],
+    −inf for padding. rows: int64[lanes, L], −1 where there is none. touched: bool[lanes, L], touched by other
+    behaviours only. lengths: int64[lanes].
     """
 
     vectors: Any
-    operands: Any
+    quads: Any
     biases: Any
     rows: Any
     touched: Any
@@ -101,7 +102,7 @@ class MlpMetric:
         """Columns without a history in any lane."""
         users = MlpUsers(
             vectors=torch.zeros(lanes, _LONGEST, padded(self.dimensions, PANEL), device=device),
-            operands=torch.zeros(lanes, self.dimensions * _LONGEST, device=device),
+            quads=torch.zeros(lanes, _LONGEST // QUAD, -(-self.dimensions // QUAD), QUAD, QUAD, device=device),
             biases=torch.full((lanes, _LONGEST), -torch.inf, device=device),
             rows=torch.full((lanes, _LONGEST), _NO_ROW, dtype=torch.int64, device=device),
             touched=torch.zeros(lanes, _LONGEST, dtype=torch.bool, device=device),
@@ -136,8 +137,8 @@ class MlpMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        weights = (self._candidate_bias, self._prior, np.float32(self._touched_bonus))
-        over_lanes(score_kernels, len(rows), *given, users, *weights, scores, tangents, derive)
+        weights = (self.dimensions, self._prior, np.float32(self._touched_bonus))
+        over_lanes(score_histories, len(rows), *given, users, *weights, scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
 
     def _plain(

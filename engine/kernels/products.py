@@ -1,20 +1,26 @@
-"""Matrix products and exponentials in compiled code, for metrics that score in kernels of their own."""
+"""Matrix products in compiled code, for metrics that score in kernels of their own."""
 
-import numpy as np
 from numba import njit
 
 from engine.kernels import UNCOUNTED
-from engine.kernels.float_products import TILE_COLUMNS, TILE_ROWS, multiply_column, multiply_tile
-from engine.kernels.instructions import LANES, float_of_bits
+from engine.kernels.float_products import (
+    QUAD,
+    QUADS,
+    TABLE_ROWS,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    multiply_column,
+    multiply_rows_by_quad,
+    multiply_rows_by_quads,
+    multiply_tile,
+)
+from engine.kernels.instructions import LANES
 
 PANEL = LANES
 """Matrices' widths are padded to a multiple of this, the width of the narrowest product."""
 
 ROWS = 8
 """Products are made of so many rows at a time, the last ones padded; a multiple of a tile's rows on any CPU."""
-
-_LOG2_E = np.float32(1.4426950408889634)
-_LOWEST = np.float32(-87.0)
 
 
 def padded(count: int, to: int) -> int:
@@ -38,6 +44,29 @@ def multiply_onto(a, b, out, rows):
     _multiply(a, b, out.ctypes.data, out.shape[1], out, rows)
 
 
+@njit(**UNCOUNTED)
+def multiply_rows(table, rows, others, count, out):
+    """out[:QUAD · count, i] = inner products of row rows[i] of a table with others, all float32 and contiguous.
+
+    table: [N, ≥ QUAD · depth], rows: int64[LANES], others: [≥ count, depth, QUAD, QUAD], out: [≥ QUAD · count, LANES].
+    Others lie four by four, of each four dimensions after the other. Each number's bits depend on its two rows alone.
+    """
+    width, depth, rows_at, out_at = table.shape[1], others.shape[1], rows.ctypes.data, out.ctypes.data
+    whole = count // QUADS * QUADS
+    for quad in range(0, whole, QUADS):
+        for row in range(0, LANES, TABLE_ROWS):
+            multiply_rows_by_quads(
+                table.ctypes.data, width, rows_at + 8 * row, others.ctypes.data + 4 * quad * depth * LANES, depth,
+                out_at + 4 * (quad * QUAD * LANES + row), LANES,
+            )  # fmt: skip
+    for quad in range(whole, count):
+        for row in range(0, LANES, TABLE_ROWS):
+            multiply_rows_by_quad(
+                table.ctypes.data, width, rows_at + 8 * row, others.ctypes.data + 4 * quad * depth * LANES, depth,
+                out_at + 4 * (quad * QUAD * LANES + row), LANES,
+            )  # fmt: skip
+
+
 @njit(nogil=True, cache=True, inline="always")
 def _multiply(a, b, start_at, start_stride, out, rows):
     depth, width = b.shape
@@ -58,23 +87,3 @@ def _multiply(a, b, start_at, start_stride, out, rows):
                 start_at + 4 * (row * start_stride + column), start_stride,
                 out_at + 4 * (row * out_stride + column), out_stride, depth,
             )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, inline="always", fastmath=True)
-def exp(x):
-    """e^x for float32 x ≤ 88, within 2 units of its last place; 0 below −87. In a loop LLVM makes vectors of it.
-
-    2^n · 2^f with a polynomial for f in [−½, ½] (Cephes, expf).
-    """
-    clipped = max(x, _LOWEST)
-    n = np.floor(clipped * _LOG2_E + np.float32(0.5))
-    f = clipped - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * f + np.float32(1.3981999507e-3)
-    p = p * f + np.float32(8.3334519073e-3)
-    p = p * f + np.float32(4.1665795894e-2)
-    p = p * f + np.float32(1.6666665459e-1)
-    p = p * f + np.float32(5.0000001201e-1)
-    p = p * f * f + f + np.float32(1.0)
-    value = p * float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
-    return value if x > _LOWEST else np.float32(0.0)

@@ -13,7 +13,10 @@ from numba import njit
 from engine import kernels
 from engine.kernels import config, fingerprint
 from engine.kernels.byte_products import CENTRES, matrix_unit
-from engine.kernels.products import PANEL, ROWS, exp, multiply
+from engine.kernels.exponentials import exp, log
+from engine.kernels.float_products import QUAD
+from engine.kernels.instructions import LANES
+from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows
 from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
 from engine.kernels.scan import ROOM, ZERO, Scanned, centre_bytes, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
@@ -37,6 +40,23 @@ def exponentials(values):
     out = np.empty_like(values)
     for i in range(len(values)):
         out[i] = exp(values[i])
+    return out
+
+
+@njit
+def logarithms(values):
+    """``log`` of each."""
+    out = np.empty_like(values)
+    for i in range(len(values)):
+        out[i] = log(values[i])
+    return out
+
+
+@njit
+def products_of_rows(table, rows, quads):
+    """``multiply_rows`` for Python."""
+    out = np.zeros((QUAD * len(quads), LANES), np.float32)
+    multiply_rows(table, rows, quads, len(quads), out)
     return out
 
 
@@ -89,6 +109,31 @@ def test_exponentials_are_within_two_units_of_the_last_place() -> None:
     exact = np.exp(values.astype(np.float64))
     assert (np.abs(exponentials(values) - exact) <= 2.4e-7 * exact).all()
     assert not exponentials(np.array([-88, -1e30, -np.inf], np.float32)).any()
+
+
+def test_logarithms_are_within_two_units_of_the_last_place() -> None:
+    """Of what sums of exponentials can be, and of everything else that is normal."""
+    values = np.concatenate([np.linspace(0.5, 130, 400_001), np.geomspace(1.2e-38, 3e38, 100_001)]).astype(np.float32)
+    exact = np.log(values.astype(np.float64))
+    assert (np.abs(logarithms(values) - exact) <= 2.4e-7 * np.maximum(np.abs(exact), 0.1)).all()
+    assert logarithms(np.ones(1, np.float32)) == 0
+
+
+@pytest.mark.parametrize("depth", [1, 3, 64])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_products_of_rows_are_the_products(depth: int, count: int) -> None:
+    """Of any rows of a table with others; a row's bits depend on neither its place nor the rows beside it."""
+    rng = np.random.default_rng(depth)
+    table = rng.normal(size=(50, QUAD * depth + 3)).astype(np.float32)
+    others = rng.normal(size=(QUAD * count, QUAD * depth)).astype(np.float32)
+    quads = np.ascontiguousarray(others.reshape(count, QUAD, depth, QUAD).transpose(0, 2, 1, 3))
+    rows = rng.permutation(50)[:LANES]
+    found = products_of_rows(table, rows, quads)
+    np.testing.assert_allclose(found, others @ table[rows, : QUAD * depth].T, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(products_of_rows(table, rows[::-1].copy(), quads), found[:, ::-1])
+    np.testing.assert_array_equal(
+        products_of_rows(table, np.repeat(rows[:1], LANES), quads), found[:, :1].repeat(LANES, 1)
+    )
 
 
 VALUES = st.integers(-5, 5) | st.sampled_from([-(2**31), 2**31 - 1])

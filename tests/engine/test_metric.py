@@ -118,6 +118,25 @@ def test_compiled_and_plain_agree(kind: str, dimensions: int) -> None:
     torch.testing.assert_close(tangents, plain_tangents, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_lane_remembers_nothing_of_its_last_user(compiled: bool) -> None:
+    """Bit for bit the scores and tangents of a lane that never held anybody, with a short history or with none."""
+    metric = make_metrics(DIMENSIONS)["mlp"](compiled)
+    rng = np.random.default_rng(9)
+    state = torch.from_numpy(rng.normal(0, 0.4, (200, DIMENSIONS + metric.bias_width)).astype(np.float32))
+    rows, lanes = torch.arange(40).repeat(2, 1), torch.arange(2)
+    results = []
+    for before in (127, 0):
+        users = metric.make_users(2, state.device)
+        for length in (before, 3):
+            history = rng.choice(200, length, replace=False) if length > 3 else np.arange(length)
+            query = Query(history_rows=history, history_codes=np.zeros(length, dtype=np.int8))
+            metric.encode_users([query, query if length > 3 else Query()], state, users, np.arange(2))
+        results.append(metric.score_with_tangents(state, rows, users, lanes))
+    for used, fresh in zip(*results, strict=True):
+        torch.testing.assert_close(used, fresh, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
 def test_gradients_are_the_slopes_of_the_scores(kind: str) -> None:
     """A small move of an item's state changes its score as the gradient says, for rows outside of the history."""

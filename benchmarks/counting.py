@@ -111,7 +111,7 @@ def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:
     """
     params, width = query.params, 4 * index.state.shape[1]
     near, far = _rounds(query, answer)
-    estimated = near * params.width * index.degree
+    estimated = near * params.width * index.links.shape[1]
     return answer.evaluations * 3 * width + estimated * (width + 4) + far * index.rows
 
 
@@ -125,7 +125,7 @@ def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
     near, far = _rounds(query, answer)
     scan = params.clusters * (index.rows + index.rows // _SAMPLE)
     clustering = (1 + CLUSTER_ROUNDS) * params.clusters * params.beam
-    return width * (near * params.width * index.degree + far * (scan + clustering))
+    return width * (near * params.width * index.links.shape[1] + far * (scan + clustering))
 
 
 def _rounds(query: Query, answer: Answer) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from benchmarks.device_drawing import draw
 from benchmarks.large_catalogue import TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
-from benchmarks.search_bench import DEGREE, Bench, K, asked_for
+from benchmarks.search_bench import Bench, K, asked_for
 from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered
 
@@ -138,7 +138,7 @@ def main(
     if place.type == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU: not measured", param_hint="--device")
     challenge = challenges.load(metric, data)
-    bench = Bench(challenge, cached(challenge, cache, errors, DEGREE, place))
+    bench = Bench(challenge, cached(challenge, cache, errors, place))
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else device
     report = measure(bench, lanes or LANES, rounds, name)
     report.print()

@@ -14,11 +14,10 @@ from benchmarks.challenges import SEED, Challenge, expanded
 from benchmarks.contest import Contestant, Lines, compete
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
-from benchmarks.search_bench import Bench, K, asked_for, built
+from benchmarks.search_bench import DEGREE, RELEVANT, Bench, K, asked_for, built
 from benchmarks.search_figures import BYTE, SearchRow, fastest
 from engine.index import ItemIndex
 
-DEGREE = 32
 TEMPORARY = Path(tempfile.gettempdir())
 QUERIES, TIMES = 64, 8
 """So many queries, whose exact answers are computed, asked so often that they fill the lanes."""
@@ -48,7 +47,7 @@ def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: 
     index = cached(large_challenge, cache, errors)
     with errors.status("exact answers, and the small graph"):
         large = repeated(large_challenge, index)
-        small = repeated(challenge.first(QUERIES), built(challenge))
+        small = repeated(challenge.first(QUERIES), built(challenge, at_once=True))
     with errors.status("measuring"):
         contestants = [Contestant.ours(bench, params) for bench in (small, large) for params in SETTINGS]
         results, floor = compete(contestants, rounds)
@@ -77,22 +76,20 @@ def repeated(challenge: Challenge, index: ItemIndex) -> Bench:
     return Bench(again, index)
 
 
-def cached(
-    challenge: Challenge, folder: Path, errors: Console, degree: int = DEGREE, device: torch.device | str = "cpu"
-) -> ItemIndex:
-    """An index of the challenge's items on a device, with the graph from an earlier run where there is one.
+def cached(challenge: Challenge, folder: Path, errors: Console, device: torch.device | str = "cpu") -> ItemIndex:
+    """An index of the challenge's items on a device, its relevant links planned at once, from an earlier run if any.
 
     To be deleted by hand when the code that builds graphs changes.
     """
     items = len(challenge.vectors)
-    path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{degree}-{SEED}.npy"
+    path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{DEGREE}-{RELEVANT}-{SEED}.npy"
     if not path.exists():
         with Progress(console=errors) as progress:
             task = progress.add_task(f"building a graph of {items:,} items", total=items)
-            graph = built(challenge, degree, lambda rows: progress.update(task, completed=rows))
+            graph = built(challenge, lambda rows: progress.update(task, completed=rows), at_once=True)
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(path, graph.neighbors[:items].numpy())
-    index = ItemIndex(challenge.metric, degree, device=device)
-    columns = {"vectors": challenge.vectors, "biases": challenge.biases, "neighbors": np.load(path)}
-    index.load({**columns, "versions": np.ones((items, 1), np.int64)})
+        np.save(path, graph.links[:items].numpy())
+    index, links = ItemIndex(challenge.metric, DEGREE, device=device, relevant=RELEVANT), np.load(path)
+    columns = {"vectors": challenge.vectors, "biases": challenge.biases, "versions": np.ones((items, 1), np.int64)}
+    index.load({**columns, "neighbors": links[:, :DEGREE], "relevant": links[:, DEGREE:]})
     return index

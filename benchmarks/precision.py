@@ -120,7 +120,7 @@ class Bench:
         parts = {
             "state_bytes": {"float32": 4, "int8": 0}.get(name, 2) * width,
             "sketch_bytes": self.sketch.codes.shape[1] + 4 * self.sketch.interleaved.shape[1],
-            "graph_bytes": index.neighbors.element_size() * index.degree,
+            "graph_bytes": index.links.element_size() * index.links.shape[1],
             "other_bytes": sum(column.element_size() * column[0].numel() for column in rest),
         }
         return parts | {"bytes_per_item": sum(parts.values())}

@@ -16,7 +16,9 @@ from consumers.mirror import Mirror
 from consumers.state_consumer import StateConsumer
 from consumers.state_handler import Entry
 from engine.graph import GraphParams, plan_delete, plan_insert
+from engine.index import NO_NEIGHBOR
 from engine.model import Model
+from engine.relevance import plan_forget, plan_relevant
 from engine.warm_up import warm_up
 from index_store import (
     Batch,
@@ -102,14 +104,19 @@ class ItemHandler:
                 _log.info("lease not given back", error=str(error))
 
     def apply(self, partition: int, entries: Sequence[Entry[Item]], checkpoint: Checkpoint) -> None:
-        """Apply the last word on every item: deletions first, so that nothing links to what is gone."""
+        """Apply the last word on every item: deletions first, so that nothing links to what is gone.
+
+        The position comes last. Whoever takes over in between reads the same events again, to the same end.
+        """
         shard = self._shards[partition]
         outcome = last_words(entries, self._stored_times(shard, entries))
         put = [message for message in outcome.values() if message is not None]
         gone = [item for item, message in outcome.items() if message is None]
         if linked := [item for item in gone if item in shard.mirror.row_of]:
             self._write(shard, self._deletion(shard, linked))
-        self._write(shard, self._upsert(shard, put, gone, checkpoint))
+        if put:
+            self._write(shard, self._upsert(shard, put))
+        self._write(shard, self._conclusion(shard, put, gone, checkpoint))
 
     def check(self, partition: int) -> None:
         """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
@@ -146,29 +153,27 @@ class ItemHandler:
         position = shard.writer.position
         seq = position.seq + 1
         rows = np.array(shard.mirror.rows(items), dtype=np.int64)
-        links = plan_delete(shard.mirror.index, rows, self._params)
+        index = shard.mirror.index
+        links = plan_delete(index, rows, self._params)
+        columns = {
+            "neighbors": [(links.rows, links.neighbors)],
+            "versions": [(rows, np.full((len(rows), 1), -seq, dtype=np.int64))],
+        }
+        if index.relevant.shape[1]:
+            links = plan_forget(index, rows)
+            columns["relevant"] = [(links.rows, links.neighbors)]
         return Batch(
             seq=seq,
             rows=position.rows,
-            columns={
-                "neighbors": [(links.rows, links.neighbors)],
-                "versions": [(rows, np.full((len(rows), 1), -seq, dtype=np.int64))],
-            },
+            columns=columns,
             ids_deleted=list(items),
             sources=dict.fromkeys(items),
         )
 
-    def _upsert(self, shard: _Shard, items: Sequence[Item], gone: Sequence[str], checkpoint: Checkpoint) -> Batch:
-        """The batch that puts items in, each into its row if it has one, and moves the position on.
-
-        What is gone has no source record behind that position, also where there was no row to be deleted, or where the
-        records up to the position before were another generation's.
-        """
-        position = shard.writer.position
+    def _upsert(self, shard: _Shard, items: Sequence[Item]) -> Batch:
+        """The batch that puts items in, each into its row if it has one; without a position, as in `_deletion`."""
+        position, index = shard.writer.position, shard.mirror.index
         seq = position.seq + 1
-        sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in items}}
-        if not items:
-            return Batch(seq=seq, rows=position.rows, sources=sources, checkpoint=checkpoint)
         ids = [item.id for item in items]
         rows, count = _place(shard.mirror, ids, position.rows)
         vectors, biases = self._model.encoder.encode(
@@ -176,7 +181,7 @@ class ItemHandler:
         )
         metric = self._model.metric
         state = metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
-        links = plan_insert(shard.mirror.index, rows, metric.item_vectors(state), self._params)
+        links = plan_insert(index, rows, metric.item_vectors(state), self._params)
         columns = {
             "vectors": [(rows, vectors)],
             "neighbors": [(links.rows, links.neighbors)],
@@ -185,14 +190,23 @@ class ItemHandler:
         }
         if metric.bias_width:
             columns["biases"] = [(rows, biases)]
-        return Batch(
-            seq=seq,
-            rows=count,
-            columns=columns,
-            ids_set=dict(zip(ids, rows.tolist(), strict=True)),
-            sources=sources,
-            checkpoint=checkpoint,
-        )
+        if width := index.relevant.shape[1]:
+            columns["relevant"] = [(rows, np.full((len(rows), width), NO_NEIGHBOR, np.int32))]
+        return Batch(seq=seq, rows=count, columns=columns, ids_set=dict(zip(ids, rows.tolist(), strict=True)))
+
+    def _conclusion(self, shard: _Shard, put: Sequence[Item], gone: Sequence[str], checkpoint: Checkpoint) -> Batch:
+        """The batch that links what was put in to what is relevant, writes source records and moves the position on.
+
+        What is gone has no source record behind that position, also where there was no row to be deleted, or where the
+        records up to the position before were another generation's.
+        """
+        position, index = shard.writer.position, shard.mirror.index
+        columns = {}
+        if put and index.relevant.shape[1]:
+            links = plan_relevant(index, np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64))
+            columns["relevant"] = [(links.rows, links.neighbors)]
+        sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in put}}
+        return Batch(position.seq + 1, position.rows, columns, sources=sources, checkpoint=checkpoint)
 
 
 def last_words(entries: Iterable[Entry[Item]], stored_times: Mapping[str, int]) -> dict[str, Item | None]:

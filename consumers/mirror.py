@@ -29,8 +29,8 @@ _POLL_S = 0.2
 _RETRY_S = 0.5
 
 
-def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
-    """The columns of a generation made by this model, with graph rows of ``degree`` neighbours."""
+def columns_of(model: Model, degree: int, relevant: int = 0) -> tuple[Column, ...]:
+    """The columns of a generation made by this model, each row linked to so many neighbours and relevant rows."""
     columns = [
         Column("vectors", "<f4", model.metric.dimensions),
         Column("neighbors", "<i4", degree),
@@ -39,6 +39,8 @@ def columns_of(model: Model, degree: int) -> tuple[Column, ...]:
     ]
     if model.metric.bias_width:
         columns.append(Column("biases", "<f4", model.metric.bias_width))
+    if relevant:
+        columns.append(Column("relevant", "<i4", relevant))
     return tuple(columns)
 
 
@@ -89,8 +91,9 @@ class Mirror:
         return f"{self._info.name}.{self.seq}"
 
     def _empty_index(self) -> ItemIndex:
-        degree = next(column.width for column in self._info.columns if column.name == "neighbors")
-        return ItemIndex(self._model.metric, degree, ATTRIBUTE_WIDTH, self._device)
+        widths = {column.name: column.width for column in self._info.columns}
+        degree, relevant = widths["neighbors"], widths.get("relevant", 0)
+        return ItemIndex(self._model.metric, degree, ATTRIBUTE_WIDTH, self._device, relevant=relevant)
 
 
 @dataclass(slots=True)

@@ -33,21 +33,29 @@ class ItemIndex:
 
     versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
     changes whenever the item in it does.
-    state: float32[rows, S], points: float32[rows, G], neighbors: int32[rows, R] (−1 for empty, nearest first),
+    state: float32[rows, S], points: float32[rows, G]. links: int32[rows, R + M], of each row its neighbors, nearest
+    first, and its relevant rows, most relevant first (see `engine.relevance`); −1 for empty, behind the others of its
+    kind.
     attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
     int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches. seeds: int64[≤
     DEFAULT_SEEDS] and best: int64[≤ BEST_SEEDS], on the host, rows that searches start from.
     """
 
     def __init__(
-        self, metric: Metric, degree: int, attribute_width: int = 1, device: torch.device | str = "cpu"
+        self,
+        metric: Metric,
+        degree: int,
+        attribute_width: int = 1,
+        device: torch.device | str = "cpu",
+        *,
+        relevant: int = 0,
     ) -> None:
         self.metric = metric
         self.degree = degree
         self.device = torch.device(device)
         self.rows = 0
         self.versions = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self.neighbors = torch.zeros(0, degree, dtype=torch.int32, device=self.device)
+        self.links = torch.zeros(0, degree + relevant, dtype=torch.int32, device=self.device)
         self.attributes = torch.zeros(0, attribute_width, dtype=torch.int64, device=self.device)
         self.numbers = torch.zeros(0, dtype=torch.float64, device=self.device)
         self.groups = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -66,6 +74,16 @@ class ItemIndex:
         return self.metric.item_vectors(self.state)
 
     @property
+    def neighbors(self) -> torch.Tensor:
+        """int32[capacity, R], the first of the links."""
+        return self.links[:, : self.degree]
+
+    @property
+    def relevant(self) -> torch.Tensor:
+        """int32[capacity, M], the links behind them."""
+        return self.links[:, self.degree :]
+
+    @property
     def live(self) -> torch.Tensor:
         """bool[capacity]: which rows hold an item."""
         return self.versions > 0
@@ -79,15 +97,15 @@ class ItemIndex:
         if self.sketch is None:
             raise TypeError("this index is not searched in compiled code")
         if self._columns is None:
-            versions, groups, neighbors = (each.numpy() for each in (self.versions, self.groups, self.neighbors))
+            versions, groups, links = (each.numpy() for each in (self.versions, self.groups, self.links))
             codes, interleaved, scales = self.sketch.codes, self.sketch.interleaved, self.sketch.scales
-            self._columns = ItemColumns(versions, groups, neighbors, codes, interleaved, scales)
+            self._columns = ItemColumns(versions, groups, links, codes, interleaved, scales)
         return self._columns
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
         """Take over whole columns, all of one length.
 
-        `vectors`, `biases`, `neighbors`, `attributes`, `numbers`, `groups`, `versions`: [rows, width] each.
+        `vectors`, `biases`, `neighbors`, `relevant`, `attributes`, `numbers`, `groups`, `versions`: [rows, width] each.
         """
         self.rows = 0
         self.versions.zero_()
@@ -117,10 +135,11 @@ class ItemIndex:
         return mask(wanted, self.versions[: self.rows], self.numbers[: self.rows], self.attributes[: self.rows])
 
     def _write(self, writes: Writes) -> None:
-        for rows, values in writes.get("neighbors", ()):
-            if values.size and not NO_NEIGHBOR <= values.min() <= values.max() < self.rows:
-                raise InvalidColumns(f"neighbors outside of the {self.rows} rows")
-            self.neighbors[self._rows(rows)] = self._tensor(values, torch.int32)
+        for name, column in (("neighbors", self.neighbors), ("relevant", self.relevant)):
+            for rows, values in writes.get(name, ()):
+                if values.size and not NO_NEIGHBOR <= values.min() <= values.max() < self.rows:
+                    raise InvalidColumns(f"{name} outside of the {self.rows} rows")
+                column[self._rows(rows)] = self._tensor(values, torch.int32)
         self._write_state(writes.get("vectors", ()), writes.get("biases", ()))
         for rows, values in writes.get("attributes", ()):
             self.attributes[self._rows(rows)] = self._tensor(values, torch.int64)
@@ -162,7 +181,7 @@ class ItemIndex:
             return
         capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
         self.versions = _grown(self.versions, capacity, 0)
-        self.neighbors = _grown(self.neighbors, capacity, NO_NEIGHBOR)
+        self.links = _grown(self.links, capacity, NO_NEIGHBOR)
         self.attributes = _grown(self.attributes, capacity, 0)
         self.numbers = _grown(self.numbers, capacity, math.nan)
         self.groups = _grown(self.groups, capacity, 0)

@@ -73,7 +73,7 @@ def _near(
     widest = min(int(lanes.widths[chosen].max()), known.shape[1])
     rows = _leftmost(lanes.beam.rows[mine], parents, widest)
     planes = lanes.tangents[mine[:, None], _leftmost(lanes.slots[mine], parents, widest)]
-    neighbors = index.neighbors[rows].masked_fill((rows == NO_ROW)[:, :, None], NO_ROW).long()
+    neighbors = index.links[rows].masked_fill((rows == NO_ROW)[:, :, None], NO_ROW).long()
     estimates, neighbors = _estimates(index.state, neighbors, planes).flatten(1), neighbors.flatten(1)
     best_first = neighbors.gather(1, estimates.argsort(dim=1, descending=True, stable=True))
     real = (best_first != NO_ROW) & (lanes.marks[mine[:, None], best_first] == 0) & _first_of_each(best_first)
@@ -112,7 +112,7 @@ def _linked(
     mine, wanted = moved(index.device, chosen, np.minimum(left, table.shape[1]))
     parents = lanes.unexpanded[mine] & (lanes.beam.rows[mine] != NO_ROW)
     rows = lanes.beam.rows[mine].masked_fill(~parents, NO_ROW)
-    neighbors = index.neighbors[rows].masked_fill(~parents[:, :, None], NO_ROW).long()
+    neighbors = index.links[rows].masked_fill(~parents[:, :, None], NO_ROW).long()
     rows = neighbors.flatten(1)
     fresh = _unvisited(index, lanes, mine, rows) & _first_of_each(rows)
     later = fresh & ~_first_few(fresh, wanted)

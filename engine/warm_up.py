@@ -8,6 +8,7 @@ from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
 from engine.metric import Metric
 from engine.query import Query, SearchParams
+from engine.relevance import plan_relevant
 from engine.search import search
 
 _ROWS = 64
@@ -17,7 +18,7 @@ _DEGREE = 8
 def warm_up(metric: Metric, device: torch.device | str = "cpu") -> None:
     """Insert a few items into an index of this metric and search it: half a minute the very first time, then none."""
     rng = np.random.default_rng(0)
-    index = ItemIndex(metric, _DEGREE, device=device)
+    index = ItemIndex(metric, _DEGREE, device=device, relevant=_DEGREE)
     params = GraphParams(candidates=2 * _DEGREE, exact_below=_ROWS // 2)
     for version, start in enumerate(range(0, _ROWS, _ROWS // 4), start=1):
         rows = np.arange(start, start + _ROWS // 4)
@@ -32,6 +33,8 @@ def warm_up(metric: Metric, device: torch.device | str = "cpu") -> None:
             "versions": [(rows, np.full((len(rows), 1), version))],
         }
         index.apply(writes, int(rows[-1]) + 1)
+        change = plan_relevant(index, rows)
+        index.apply({"relevant": [(change.rows, change.neighbors)]}, index.rows)
     history = np.arange(4)
     search(index, [Query(SearchParams(k=4, beam=8, pairs=8), history, np.zeros(4, np.int8)), Query()])
     index.matching(Filter(any_of=(1,)))

@@ -24,8 +24,12 @@ from index_store import (
 _IN_FOLDER = "file"  # file:///PATH, for every worker the same
 
 
-def create_learned(store: IndexStore, artefact: Path, degree: int, *, by_path: bool = False) -> GenerationInfo:
+def create_learned(
+    store: IndexStore, artefact: Path, degree: int, relevant: int, *, by_path: bool = False
+) -> GenerationInfo:
     """A generation of the metric in this folder, empty and active. The same metric again is the same generation.
+
+    Each item is linked to as many neighbours as ``degree`` says, and to as many ``relevant`` ones.
 
     Workers read the metric from the store, or from the very folder if it is given `by_path`. Raises `ArtifactError`
     for a folder that holds no metric, `ArtefactTooLarge` for one that only a folder can hold.
@@ -34,16 +38,16 @@ def create_learned(store: IndexStore, artefact: Path, degree: int, *, by_path: b
     metric = MetricArtifact.load(folder)
     files = {} if by_path else metric.to_files()
     uri = folder.as_uri() if by_path else f"{IN_STORE}:{artefact_digest(files)}"
-    info = _known(store, _describe(store, learned_model(metric), uri, degree))
+    info = _known(store, _describe(store, learned_model(metric), uri, degree, relevant))
     if info.artefact_uri == uri and not by_path:
         # Before the generation that names it; and once more with every repetition, which mends a damaged one.
         Artefacts(store.server, store.index).put(files)
     return _activate(store, info)
 
 
-def create_raw(store: IndexStore, dimensions: int, degree: int) -> GenerationInfo:
+def create_raw(store: IndexStore, dimensions: int, degree: int, relevant: int) -> GenerationInfo:
     """A generation for items that bring vectors of this many dimensions, compared by inner product."""
-    return _activate(store, _describe(store, vector_model(dimensions), "", degree))
+    return _activate(store, _describe(store, vector_model(dimensions), "", degree, relevant))
 
 
 def load_model(info: GenerationInfo, server: Server) -> Model:
@@ -75,7 +79,7 @@ def _metric(info: GenerationInfo, server: Server) -> MetricArtifact:
     raise ArtefactUnreadable(f"this release reads {IN_STORE}: and {_IN_FOLDER}: only")
 
 
-def _describe(store: IndexStore, model: Model, uri: str, degree: int) -> GenerationInfo:
+def _describe(store: IndexStore, model: Model, uri: str, degree: int, relevant: int) -> GenerationInfo:
     return GenerationInfo(
         index=store.index,
         name=model.version.replace(".", "-"),
@@ -83,7 +87,7 @@ def _describe(store: IndexStore, model: Model, uri: str, degree: int) -> Generat
         metric_version=model.version,
         artefact_uri=uri,
         artefact_sha256=model.sha256,
-        columns=columns_of(model, degree),
+        columns=columns_of(model, degree, relevant),
     )
 
 

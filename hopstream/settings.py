@@ -145,12 +145,14 @@ class WorkerSettings(_Section):
 class GraphSettings(_Section):
     """How the graph is built.
 
-    degree: links of an item.
+    degree: links of an item to those like it.
+    relevant: links of an item to those that somebody who knows it alone would be shown; 0 for none.
     candidates: nearest items that a new one chooses its links from.
     alpha: at least 1; how much closer to a chosen neighbour than to the item another must be to be left out.
     """
 
     degree: _Count = 32
+    relevant: Annotated[int, BeforeValidator(_no_flag), Field(ge=0)] = 64
     candidates: _Count = 64
     alpha: Annotated[float, BeforeValidator(_no_flag), Field(ge=1, allow_inf_nan=False)] = 1.0
 

@@ -10,7 +10,7 @@ class ItemColumns(NamedTuple):
 
     versions: np.ndarray
     groups: np.ndarray
-    neighbors: np.ndarray
+    links: np.ndarray
     codes: np.ndarray
     interleaved: np.ndarray
     scales: np.ndarray

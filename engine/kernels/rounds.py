@@ -55,7 +55,7 @@ def _choose_near(chosen, items, lanes, table, counts):
             most = max(most, lanes.widths[lane])
     if most == 0:
         return
-    most, degree, size = min(most, lanes.beam_rows.shape[1]), items.neighbors.shape[1], 1
+    most, degree, size = min(most, lanes.beam_rows.shape[1]), items.links.shape[1], 1
     while size < 2 * most * degree:
         size *= 2
     places = np.empty(size, np.int32)
@@ -176,10 +176,10 @@ def _choose_linked(chosen, items, lanes, table, counts):
 @njit(**UNCOUNTED)
 def _follow(items, lanes, lane, parent, table, line, taken, wanted):
     """Take what a row links to; returns how many are taken then, and whether that is all of it."""
-    for n in range(items.neighbors.shape[1]):
-        row = items.neighbors[parent, n]
+    for n in range(items.links.shape[1]):
+        row = items.links[parent, n]
         if row < 0:
-            break
+            continue
         if taken == wanted:
             return taken, False
         taken = _offer_unvisited(items, lanes, lane, row, table, line, taken)

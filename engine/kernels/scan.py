@@ -108,6 +108,31 @@ def scan(scanned, keeps, found, sizes, matrix_unit):
         sort(found, c, sizes[c], copy)
 
 
+@njit(nogil=True, cache=True)
+def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found):
+    """The live rows farthest along slopes float32[n, S], farthest first, each without its own, int64[n].
+
+    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: uint8[1, rows], whom nobody is to find.
+    found: int64[n, width], −1 so far.
+    """
+    count, width = last - first, found.shape[1]
+    places = (count + CENTRES - 1) // CENTRES * CENTRES
+    centres, owners = np.zeros((places, 4 * items.interleaved.shape[1]), np.int8), np.full(places, -1)
+    for c in range(count):
+        centre_bytes(slopes, first + c, items.scales, centres, c)
+        owners[c] = 0
+    keys, sizes = np.empty((places, ROOM * (width + 1)), np.int64), np.zeros(places, np.int64)
+    scanned = Scanned(items.interleaved, items.versions, rows, centres, owners, marks)
+    scan(scanned, np.full(places, width + 1), keys, sizes, matrix_unit)
+    for c in range(count):
+        taken = 0
+        for place in range(sizes[c]):
+            row = row_of(keys[c, place])
+            if taken < width and row != own[first + c]:
+                found[first + c, taken] = row
+                taken += 1
+
+
 @njit(**UNCOUNTED)
 def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_unit):
     """Collect the rows above their centre's floor, of GROUPS groups after each other, every ``stride`` · GROUPS.

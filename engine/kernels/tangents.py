@@ -26,18 +26,18 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, places, found
     exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
     places: int32[2^b ≥ 2 · count · R], a hash table. found: int64[1, ≥ count · R] holds them in front, in any order.
     """
-    codes, neighbors, marks = items.codes, items.neighbors, lanes.marks
-    width, degree = codes.shape[1], neighbors.shape[1]
+    codes, links, marks = items.codes, items.links, lanes.marks
+    width, degree = codes.shape[1], links.shape[1]
     codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
     slopes, several = np.zeros((1, width), np.int8), 0
     places[:] = -1
     for p in range(count):
         for n in range(0, degree, _LINE):
-            prefetch(neighbors.ctypes.data + 4 * (parents[p] * degree + n))
+            prefetch(links.ctypes.data + 4 * (parents[p] * degree + n))
     for p in range(count + 1):
         if p < count:  # what the next parent links to is on its way while this one's is read
             for n in range(degree):
-                row = neighbors[parents[p], n]
+                row = links[parents[p], n]
                 prefetch(codes_at + row * width)
                 prefetch(marks_at + row)
         if p == 0:
@@ -47,7 +47,7 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, places, found
         for d in range(width):
             level -= step * np.float32(ZERO) * np.float32(slopes[0, d])
         for n in range(degree):
-            row = neighbors[parents[p - 1], n]
+            row = links[parents[p - 1], n]
             if row < 0 or marks[lane, row] != 0:
                 continue
             product = np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))

@@ -34,11 +34,11 @@ def create(
         if if_none and (active := store.active()):
             typer.echo(f"generation {active.name} of index {active.index} is active: nothing to do")
             return
-        degree = settings.graph.degree
+        links = settings.graph.degree, settings.graph.relevant
         if metric is not None:
-            info = create_learned(store, metric, degree, by_path=by_path)
+            info = create_learned(store, metric, *links, by_path=by_path)
         else:
-            info = create_raw(store, dimensions or 0, degree)
+            info = create_raw(store, dimensions or 0, *links)
     source = f"{info.metric} at {info.artefact_uri}" if info.artefact_uri else info.metric
     typer.echo(f"generation {info.name} of index {info.index} ({source}) is active from now on")
 

@@ -71,7 +71,7 @@ def stage(settings: Settings, artefact: Path, *, own_workers: bool) -> Iterator[
     with ExitStack() as stack:
         server = stack.enter_context(connect(settings.redis.url, writer=True))
         store = IndexStore(server, index)
-        info = create_learned(store, artefact, settings.graph.degree)
+        info = create_learned(store, artefact, settings.graph.degree, settings.graph.relevant)
         # The client first: it must be the last to go, while the workers still drain into its reply topic.
         client = stack.enter_context(RecommendClient(kafka.bootstrap_servers, index, options=kafka.options))
         writer = stack.enter_context(Writer(kafka.bootstrap_servers, kafka.options))

@@ -72,7 +72,8 @@ def _generation_table(generation: GenerationSummary) -> Table:
     )  # fmt: skip
     table.add_row("metric", f"{generation.metric} {escape(generation.metric_version)}")
     table.add_row("artefact", escape(generation.artefact) or "none")
-    table.add_row("vectors", f"{generation.dimensions} dimensions, {generation.degree} links an item")
+    table.add_row("vectors", f"{generation.dimensions} dimensions")
+    table.add_row("links of an item", f"{generation.degree} to like items, {generation.relevant} to relevant ones")
     for shard in generation.shards:
         table.add_row(
             f"shard {shard.shard}",

@@ -40,8 +40,11 @@ def row_faults(ids: Mapping[str, int], versions: np.ndarray) -> Iterator[tuple[s
         yield "row_never_written", f"row {row}"
 
 
-def link_faults(neighbors: np.ndarray, live: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Whether the graph leads from items to other items only. neighbors: int32[rows, R], live: bool[rows]."""
+def link_faults(neighbors: np.ndarray, live: np.ndarray, *, needed: bool = True) -> Iterator[tuple[str, str]]:
+    """Whether the graph leads from items to other items only. neighbors: int32[rows, R], live: bool[rows].
+
+    needed: whether a row that has none is at fault, where there are others.
+    """
     used = neighbors != NO_NEIGHBOR
     outside = used & ((neighbors < 0) | (neighbors >= len(live)))
     valid = used & ~outside
@@ -58,7 +61,7 @@ def link_faults(neighbors: np.ndarray, live: np.ndarray) -> Iterator[tuple[str, 
             yield kind, f"row {row} to {neighbors[row, place]}"
     for row in np.flatnonzero(~live & used.any(axis=1)).tolist():
         yield "freed_row_with_links", f"row {row}"
-    if np.count_nonzero(live) > 1:
+    if needed and np.count_nonzero(live) > 1:
         for row in np.flatnonzero(live & ~used.any(axis=1)).tolist():
             yield "row_without_links", f"row {row}"
 

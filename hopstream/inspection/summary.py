@@ -50,6 +50,7 @@ class GenerationSummary:
     artefact_sha256: str
     dimensions: int
     degree: int
+    relevant: int
     shards: tuple[ShardSummary, ...]
 
 
@@ -99,7 +100,7 @@ def _generation(store: IndexStore, info: GenerationInfo, active: bool, ends: End
     widths = {column.name: column.width for column in info.columns}
     return GenerationSummary(
         info.name, active, info.metric, info.metric_version, info.artefact_uri, info.artefact_sha256,
-        widths["vectors"], widths["neighbors"],
+        widths["vectors"], widths["neighbors"], widths.get("relevant", 0),
         tuple(_shard(store, info, shard, ends.get(shard)) for shard in range(info.shards)),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 
+import numpy as np
 from confluent_kafka import KafkaException
 
 from consumers.item_writer import ItemHandler
@@ -113,13 +114,16 @@ class _Verification:
         columns = self._snapshot.columns
         versions, neighbors = columns["versions"][:, 0], columns["neighbors"]
         live = versions > 0
+        relevant = columns.get("relevant", neighbors[:, :0])
         with self._step("ids, rows and links", 3) as done:
             self._faults.add(row_faults(self._snapshot.ids, versions))
             done(1)
             self._faults.add(link_faults(neighbors, live))
+            self._faults.add(link_faults(relevant, live, needed=False))
             done(1)
             self._faults.add(value_faults(columns))
-            self._warnings.add(("row_not_linked_to", f"row {row}") for row in unlinked_rows(neighbors, live).tolist())
+            unlinked = unlinked_rows(np.concatenate([neighbors, relevant], axis=1), live)
+            self._warnings.add(("row_not_linked_to", f"row {row}") for row in unlinked.tolist())
 
     def _check_log(self) -> None:
         audit: LogAudit | None = None

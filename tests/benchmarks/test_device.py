@@ -66,7 +66,7 @@ def test_lanes_are_filled_and_measured(random):
     ]
     costs = MetricCosts(Cost(8, 0), gradient=Cost(0, 0), user=Cost(0, 8), longest=3)
     challenge = Challenge("inner product", InnerProduct(8), costs, vectors, np.zeros((500, 0), np.float32), histories)
-    report = measure(Bench(challenge, built(challenge, degree=16)), (1, 4), 1, "here")
+    report = measure(Bench(challenge, built(challenge)), (1, 4), 1, "here")
     assert [row.lanes for row in report.rows] == [1, 4, 4, 4]
     assert all(0 < row.recall_at_50 <= 1 and row.queries_per_second > 0 for row in report.rows)
     widest = next(row for row in report.rows[1:] if row.setting == report.rows[0].setting)
@@ -103,7 +103,7 @@ def test_bytes_that_cannot_be_avoided(random):
     vectors = random.normal(size=(500, 8)).astype(np.float32)
     costs = MetricCosts(Cost(8, 0), gradient=Cost(0, 0), user=Cost(0, 8), longest=3)
     challenge = Challenge("inner product", InnerProduct(8), costs, vectors, np.zeros((500, 0), np.float32), [])
-    index = built(challenge, degree=16)
+    index = built(challenge)
     query = Query(SearchParams(rounds=2, width=5), np.array([1]), np.zeros(1, np.int8))
     answer = Answer(np.zeros(0, np.int64), np.zeros(0, np.float32), 70, 3, Stop.CONVERGED)
     assert fewest_bytes(index, query, answer) == 70 * 3 * 32 + 5 * 16 * (32 + 4) + 500

@@ -38,7 +38,7 @@ def bench(challenge):
     from benchmarks.search_bench import built
     from benchmarks.search_methods import Peers
 
-    return Peers(challenge, built(challenge, degree=16))
+    return Peers(challenge, built(challenge))
 
 
 def test_exhaustive_answers_are_those_of_a_matrix_product(bench, challenge):

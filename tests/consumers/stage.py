@@ -43,6 +43,7 @@ from tests.brokers import consume, delete_topics, has_controller, make_topic, re
 
 DIMENSIONS = 8
 DEGREE = 8
+RELEVANT = 4
 PARAMS = GraphParams(candidates=24)
 # The group protocol that assigns in milliseconds; the classic one takes three seconds on the mock broker.
 QUICK: Mapping[str, object] = {"group.protocol": "consumer"}
@@ -140,7 +141,7 @@ class Stage:
             metric_version=self.model.version,
             artefact_uri="",
             artefact_sha256=self.model.sha256,
-            columns=columns_of(self.model, DEGREE),
+            columns=columns_of(self.model, DEGREE, RELEVANT),
             block_rows=64,
         )
         store = IndexStore(self.server, self.index)
@@ -219,8 +220,9 @@ def assert_sound(mirror: Mirror) -> None:
     rows = sorted(mirror.row_of.values())
     assert rows == np.flatnonzero(live).tolist()
     assert all(mirror.items(np.array([row])) == [item] for item, row in mirror.row_of.items())
-    for row, neighbors in enumerate(index.neighbors[: index.rows].numpy()):
-        links = neighbors[neighbors >= 0]
+    kinds = (index.neighbors[: index.rows].numpy(), index.relevant[: index.rows].numpy())
+    for row, some in ((row, some) for kind in kinds for row, some in enumerate(kind)):
+        links = some[some >= 0]
         assert live[row] or len(links) == 0, f"freed row {row} has links"
         assert len(set(links.tolist())) == len(links), f"row {row} has a link twice"
         assert row not in links, f"row {row} links to itself"

@@ -8,6 +8,7 @@ from engine.index import ItemIndex
 from engine.metric import InnerProduct, Metric
 from engine.mlp_metric import MlpMetric
 from engine.query import Query, SearchParams
+from engine.relevance import plan_forget, plan_relevant
 
 DIMENSIONS = 12
 
@@ -37,7 +38,7 @@ def device_of(name: str) -> torch.device:
 def insert(
     index: ItemIndex, rows: np.ndarray, vectors: np.ndarray, biases: np.ndarray, version: int, params: GraphParams
 ) -> None:
-    """Plan and apply the insert of one batch."""
+    """Plan and apply the insert of one batch, and then its relevant links."""
     given = (torch.from_numpy(array).to(index.device) for array in (vectors, biases))
     state = index.metric.encode_items(*given)
     change = plan_insert(index, rows, index.metric.item_vectors(state), params)
@@ -47,26 +48,34 @@ def insert(
             "biases": [(rows, biases)],
             "versions": [(rows, np.full((len(rows), 1), version))],
             "neighbors": [(change.rows, change.neighbors)],
+            "relevant": [(rows, np.full((len(rows), index.relevant.shape[1]), -1))],
         },
         max(index.rows, int(rows.max()) + 1),
     )
+    change = plan_relevant(index, rows)
+    index.apply({"relevant": [(change.rows, change.neighbors)]}, index.rows)
 
 
 def delete(index: ItemIndex, rows: np.ndarray) -> None:
     """Plan and apply the deletion of rows, int64[n]."""
-    change = plan_delete(index, rows, GraphParams(candidates=24))
+    change, relevant = plan_delete(index, rows, GraphParams(candidates=24)), plan_forget(index, rows)
     index.apply(
-        {"neighbors": [(change.rows, change.neighbors)], "versions": [(rows, np.full((len(rows), 1), -5))]}, index.rows
+        {
+            "neighbors": [(change.rows, change.neighbors)],
+            "relevant": [(relevant.rows, relevant.neighbors)],
+            "versions": [(rows, np.full((len(rows), 1), -5))],
+        },
+        index.rows,
     )
 
 
 def random_index(
     metric: Metric, rows: int, seed: int = 0, batch: int = 100, degree: int = 8, params: GraphParams | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", relevant: int = 4,
 ) -> ItemIndex:  # fmt: skip
     """An index of normally distributed items, inserted in batches."""
     rng = np.random.default_rng(seed)
-    index = ItemIndex(metric, degree, device=device)
+    index = ItemIndex(metric, degree, device=device, relevant=relevant)
     vectors = rng.normal(size=(rows, DIMENSIONS)).astype(np.float32)
     biases = rng.normal(0, 0.3, (rows, metric.bias_width)).astype(np.float32)
     for version, start in enumerate(range(0, rows, batch), start=1):

@@ -14,13 +14,15 @@ from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.kernels import neighbors as compiled
 from engine.metric import InnerProduct
+from engine.relevance import plan_forget, plan_relevant
 from tests.engine.indexes import DIMENSIONS, METRICS, delete, insert, mlp_metric, random_index
 
 
 def check_adjacency(index: ItemIndex) -> None:
-    """No row links to itself, twice to another, or to a row without an item."""
+    """No row links to itself, twice to another, or to a row without an item, with either kind of link."""
     live = index.versions[: index.rows].numpy() > 0
-    for row, links in enumerate(index.neighbors[: index.rows].tolist()):
+    kinds = (index.neighbors[: index.rows].tolist(), index.relevant[: index.rows].tolist())
+    for row, links in (pair for kind in kinds for pair in enumerate(kind)):
         present = [link for link in links if link != NO_NEIGHBOR]
         assert row not in present
         assert len(set(present)) == len(present)
@@ -87,7 +89,7 @@ def test_nothing_links_to_a_deleted_row(seed: int, count: int) -> None:
     gone = rng.choice(150, count, replace=False)
     delete(index, gone)
     check_adjacency(index)
-    assert (index.neighbors[torch.from_numpy(gone)] == NO_NEIGHBOR).all()
+    assert (index.links[torch.from_numpy(gone)] == NO_NEIGHBOR).all()
 
 
 @pytest.mark.parametrize("left", [1, 2, 20])
@@ -105,10 +107,12 @@ def test_whoever_survives_a_mass_deletion_is_linked(left: int) -> None:
 def test_a_plan_touches_nothing() -> None:
     """Planning reads the index and leaves every column as it was."""
     index = random_index(mlp_metric(), rows=100)
-    before = [column.clone() for column in (index.versions, index.neighbors, index.state)]
+    before = [column.clone() for column in (index.versions, index.links, index.state)]
     plan_insert(index, np.array([100, 101]), torch.randn(2, DIMENSIONS), GraphParams())
     plan_delete(index, np.array([3]), GraphParams())
-    after = (index.versions, index.neighbors, index.state)
+    plan_relevant(index, np.array([5, 99]))
+    plan_forget(index, np.array([3]))
+    after = (index.versions, index.links, index.state)
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 

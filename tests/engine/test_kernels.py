@@ -239,7 +239,7 @@ class Neighbourhood(NamedTuple):
 
     codes: np.ndarray
     scales: np.ndarray
-    neighbors: np.ndarray
+    links: np.ndarray
     marks: np.ndarray
 
 

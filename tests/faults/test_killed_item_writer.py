@@ -103,7 +103,7 @@ def position(stage: Stage) -> int:
 def assert_equal_in_every_byte(one: Mirror, other: Mirror) -> None:
     """Two mirrors hold the same, row by row."""
     assert (one.seq, one.row_of, one.index.rows) == (other.seq, other.row_of, other.index.rows)
-    for name in ("state", "neighbors", "attributes", "numbers", "groups", "versions"):
+    for name in ("state", "links", "attributes", "numbers", "groups", "versions"):
         mine, theirs = (getattr(mirror.index, name)[: mirror.index.rows].numpy() for mirror in (one, other))
         assert mine.tobytes() == theirs.tobytes(), name
 

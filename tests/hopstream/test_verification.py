@@ -16,7 +16,7 @@ from hopstream.settings import IndexSettings, KafkaSettings, RedisSettings, Sett
 from index_store import Checkpoint, IndexStore, Server, inspection
 from index_store.errors import ShardDamaged
 from messages import Item, decode_item, encode
-from tests.consumers.stage import DEGREE, DIMENSIONS, PARAMS, Stage, make_items, running, wait_until
+from tests.consumers.stage import DEGREE, DIMENSIONS, PARAMS, RELEVANT, Stage, make_items, running, wait_until
 from tests.consumers.test_item_writer import entries, entry
 
 ROWS = 60
@@ -64,7 +64,7 @@ def test_a_sound_index_is_sound(filled: Stage) -> None:
     assert report.faults == ()
     assert report == check(filled)
     assert (report.sound, report.items, report.rows, report.offset, report.lag) == (True, 58, 60, 63, None)
-    assert (report.seq, report.log_entries) == (4, 4)
+    assert (report.seq, report.log_entries) == (6, 6)
     assert report.generation == "g1"
 
 
@@ -75,9 +75,9 @@ def write_row(stage: Stage, column: str, row: int, values: np.ndarray) -> None:
     stage.server.ask("SETRANGE", stage.info.keys(0).block(column, 0), row * width.row_bytes, data)
 
 
-def links(*rows: int) -> np.ndarray:
-    """A row of neighbours."""
-    return np.array([*rows, *[-1] * (DEGREE - len(rows))])
+def links(*rows: int, width: int = DEGREE) -> np.ndarray:
+    """A row of links, to neighbours if nothing else is said."""
+    return np.array([*rows, *[-1] * (width - len(rows))])
 
 
 def rewrite_log(stage: Stage, change: Callable[[int, dict[bytes, bytes]], dict[bytes, bytes]]) -> None:
@@ -120,6 +120,10 @@ CORRUPTIONS: list[tuple[Callable[[Stage], object], set[str], str]] = [
     (row("neighbors", 5, links(7, 8, 7)), {"link_repeated", "log_replay_differs"}, "row 5 to 7"),
     (row("neighbors", 5, links()), {"row_without_links", "log_replay_differs"}, "row 5"),
     (row("neighbors", 1, links(7)), {"freed_row_with_links", "log_replay_differs"}, "row 1"),
+    (row("relevant", 5, links(7, 9999, width=RELEVANT)), {"link_out_of_range", "log_replay_differs"}, "row 5 to 9999"),
+    (row("relevant", 5, links(7, 1, width=RELEVANT)), {"link_to_freed_row", "log_replay_differs"}, "row 5 to 1"),
+    (row("relevant", 5, links(width=RELEVANT)), {"log_replay_differs"}, "relevant"),
+    (row("relevant", 1, links(7, width=RELEVANT)), {"freed_row_with_links", "log_replay_differs"}, "row 1"),
     (row("vectors", 5, MOVED), {"vector_differs", "log_replay_differs"}, "'i5': row 5"),
     (row("vectors", 5, MOVED * np.nan), {"value_not_finite", "vector_differs", "log_replay_differs"}, "of row 5"),
     (row("attributes", 5, np.arange(32)), {"attributes_differ", "log_replay_differs"}, "'i5': row 5"),
@@ -136,15 +140,15 @@ CORRUPTIONS: list[tuple[Callable[[Stage], object], set[str], str]] = [
      {"source_unreadable"}, "'i5': id: is 'i6'"),
     (ask("sources", "HSET", "i5", encode(Item("i5", timestamp_ms=1))), {"source_unreadable"}, "has no vector"),
     (ask("mark", "SET", Checkpoint(9, "cluster", "t", 4, 1000).pack()), {"sources_elsewhere"}, "next_offset=9"),
-    (ask("state", "HSET", "chain", "0" * 40), {"log_end_differs"}, "entry 1-4"),
+    (ask("state", "HSET", "chain", "0" * 40), {"log_end_differs"}, "entry 1-6"),
     (ask("state", "HSET", "seq", 9), {"log_end_differs"}, "the state is at 1-9"),
     (ask("state", "HSET", "checkpoint", Checkpoint(9, "cluster", "t", 4, 1000).pack()),
-     {"log_replay_differs", "sources_elsewhere"}, "entry 4 says"),
+     {"log_replay_differs", "sources_elsewhere"}, "entry 6 says"),
     (ask("log", "DEL"), {"log_end_differs"}, "no entries"),
     (ask("log", "XDEL", "1-2"), {"log_broken"}, "entry 3 comes after 1"),
     (tamper(2, b"d", b""), {"log_broken", "log_unreadable"}, "entry 2 does not follow 1"),
     (tamper(2, b"c", b"0" * 40), {"log_broken"}, "entry 3 does not follow 2"),
-    (tamper(4, b"h", msgpack.packb([60, [], [], [], None, ""])), {"log_broken"}, "entry 4 is not what its chain says"),
+    (tamper(6, b"h", msgpack.packb([60, [], [], [], None, ""])), {"log_broken"}, "entry 6 is not what its chain says"),
     (tamper(3, b"h", b"\xc1"), {"log_broken", "log_unreadable"}, "entry 3"),
 ]  # fmt: skip
 

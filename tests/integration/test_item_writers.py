@@ -31,7 +31,7 @@ class Witness:
         now = stage.mirror()
         assert self.mirror.seq == now.seq
         assert self.mirror.row_of == now.row_of
-        assert bool((self.mirror.index.neighbors[: now.index.rows] == now.index.neighbors[: now.index.rows]).all())
+        assert bool((self.mirror.index.links[: now.index.rows] == now.index.links[: now.index.rows]).all())
         assert bool((self.mirror.index.points[: now.index.rows] == now.index.points[: now.index.rows]).all())
         self.follower.close()
 

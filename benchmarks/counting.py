@@ -130,6 +130,6 @@ def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
 
 def _rounds(query: Query, answer: Answer) -> tuple[int, int]:
     """How many rounds were near and how many far, at most."""
-    rounds = min(query.params.rounds, answer.steps - 1)
+    rounds = min(query.rounds, answer.steps - 1)
     shorter, longer = rounds // 2, -(-rounds // 2)
     return (longer, shorter) if len(query.history_rows) else (shorter, longer)

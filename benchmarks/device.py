@@ -29,9 +29,9 @@ from engine.search import ParallelSearch, answered
 LANES = (1, 128, 512, 1_024, 2_048, 4_096)
 FEWEST_QUERIES = 64
 SETTINGS = (
-    asked_for(2, 4, 80, 8),
-    asked_for(3, 3, 60, 24),
-    asked_for(4, 4, 60, 24),
+    asked_for(1, 1, 100, 16),
+    asked_for(2, 2, 80, 16),
+    asked_for(4, 2, 64, 24),
 )
 WANTED_RECALL = 0.95
 

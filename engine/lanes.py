@@ -151,7 +151,7 @@ class Lanes:
         givens = list(map(len, seeds))
         k, beam = np.array([(query.params.k, query.params.beam) for query in queries]).T
         numbers = np.array([_numbers_of(*each) for each in zip(queries, givens, walks.tolist(), strict=True)]).T
-        most = max(query.params.rounds * max(query.params.pairs, query.params.k) for query in queries)
+        most = max(query.rounds * max(query.params.pairs, query.params.k) for query in queries)
         self._reserve(int(beam.max()), int(k.max()), max(givens) + most, max(givens))
         self.beam.open(lanes, beam)
         self.results.open(lanes, k)
@@ -219,7 +219,8 @@ class Lanes:
 def _numbers_of(query: Query, given: int, walks: bool) -> tuple[int, ...]:
     """What a lane begins with. Who starts from rows that say nothing of the user looks far first."""
     asked, next_stage = query.params, NEAR if len(query.history_rows) else FAR
-    params = (asked.budget, asked.width, max(asked.pairs, asked.k), asked.clusters, asked.rounds if walks else 0)
+    rounds = query.rounds if walks else 0
+    params = (asked.budget, asked.width, max(asked.pairs, asked.k), asked.clusters, rounds)
     return *params, query.per_group, given, 0, min(given, GIVEN_ROWS), SEEDS, next_stage, 0, 0, 0
 
 

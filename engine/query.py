@@ -17,8 +17,8 @@ class SearchParams:
 
     k: results wanted. beam: candidates kept (at least k). width: candidates expanded in one step. pairs: rows scored in
     one round, k if that is more. clusters: directions that a round looks into the whole catalogue for. rounds: of near
-    and far by turns, after which the search only goes on until the beam and the results are full. budget: metric
-    evaluations that may be spent.
+    and far by turns, one more with a filter, after which the search only goes on until the beam and the results are
+    full. budget: metric evaluations that may be spent.
     """
 
     k: int = 10
@@ -76,6 +76,11 @@ class Query:
             raise InvalidQuery("history_codes", f"{len(self.history_codes)} codes for {len(self.history_rows)} rows")
         if self.per_group < 0:
             raise InvalidQuery("per_group", f"must be 0 or more, is {self.per_group}")
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of its search, with a filter one more: many links then lead to what is left out."""
+        return self.params.rounds + (self.mask is not None)
 
 
 class Stop(StrEnum):

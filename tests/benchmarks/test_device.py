@@ -9,7 +9,7 @@ from benchmarks.counting import Cost, MetricCosts, fewest_bytes
 from benchmarks.device import Floors, LanesRow, measure, repeated
 from benchmarks.device_drawing import draw
 from benchmarks.reference_metric import HIDDEN, SECOND, ReferenceMetric
-from benchmarks.search_bench import Bench, built
+from benchmarks.search_bench import DEGREE, RELEVANT, Bench, built
 from engine.metric import InnerProduct
 from engine.query import Answer, Query, SearchParams, Stop
 
@@ -106,4 +106,4 @@ def test_bytes_that_cannot_be_avoided(random):
     index = built(challenge)
     query = Query(SearchParams(rounds=2, width=5), np.array([1]), np.zeros(1, np.int8))
     answer = Answer(np.zeros(0, np.int64), np.zeros(0, np.float32), 70, 3, Stop.CONVERGED)
-    assert fewest_bytes(index, query, answer) == 70 * 3 * 32 + 5 * 16 * (32 + 4) + 500
+    assert fewest_bytes(index, query, answer) == 70 * 3 * 32 + 5 * (DEGREE + RELEVANT) * (32 + 4) + 500

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.challenges import Challenge, expanded
 from benchmarks.counting import Cost, MetricCosts, choosing
+from benchmarks.search_bench import DEGREE, RELEVANT, built
 from benchmarks.search_figures import EXHAUSTIVE, OURS, RERANKED, Measured, figures
 from benchmarks.timing import Timing
 from engine.metric import InnerProduct
@@ -35,7 +36,6 @@ def bench(challenge):
     """The challenge in an index, with the peers that are installed."""
     pytest.importorskip("faiss")
     pytest.importorskip("hnswlib")
-    from benchmarks.search_bench import built
     from benchmarks.search_methods import Peers
 
     return Peers(challenge, built(challenge))
@@ -85,7 +85,7 @@ def test_choosing_is_bounded_by_rounds_and_steps(bench, challenge):
     """A near round estimates, a far one scans; a search that ended after its seeds did neither."""
     params = SearchParams(width=2, clusters=3, beam=10, rounds=2)
     query = Query(params, challenge.histories[0].history_rows, challenge.histories[0].history_codes)
-    near, far = 2 * 16 * DIMENSIONS, 3 * (ITEMS + ITEMS // 16 + 5 * 10) * DIMENSIONS
+    near, far = 2 * (DEGREE + RELEVANT) * DIMENSIONS, 3 * (ITEMS + ITEMS // 16 + 5 * 10) * DIMENSIONS
     found = [
         choosing(bench.index, query, Answer(np.empty(0), np.empty(0), 9, steps, Stop.CONVERGED))
         for steps in (1, 2, 3, 4)

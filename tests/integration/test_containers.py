@@ -16,9 +16,8 @@ def test_an_item_and_a_request_through_containers() -> None:
             with running(stage.item_writer()), running(stage.request_worker()):
                 stage.put(items)
                 wait_until(lambda: stage.count() == 2, "the items")
-                version = stage.mirror().version
                 request = RecommendRequest(item="i0")
-                wait_until(lambda: mailbox.ask(request).index_version == version, "the worker's mirror")
+                wait_until(lambda: mailbox.ask(request).index_version == stage.mirror().version, "the worker's mirror")
                 answer = mailbox.ask(request)
         finally:
             mailbox.close()

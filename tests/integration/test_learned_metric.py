@@ -52,8 +52,8 @@ def test_a_learned_metric_from_the_topics_to_the_answers(new_stage: Callable[...
             stage.produce(stage.topics.behaviors, behavior.user, encode(behavior))
         wait_until(lambda: stage.count() == len(items), "all items")
         wait_until(lambda: 0 in (at := histories.positions()) and at[0].next_offset == 200, "all behaviours")
-        version = stage.mirror().version
-        wait_until(lambda: mailbox.ask(RecommendRequest(user="x")).index_version == version, "the worker's mirror")
+        ask = RecommendRequest(user="x")
+        wait_until(lambda: mailbox.ask(ask).index_version == stage.mirror().version, "the worker's mirror")
         requests = [RecommendRequest(user=f"u{n}", **EXACT) for n in range(20)]
         answers = mailbox.wait(*(mailbox.send(request) for request in requests))
     mirror = stage.mirror()

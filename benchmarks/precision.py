@@ -33,9 +33,9 @@ from engine.search import search
 
 LANES = 128
 SETTINGS = (
-    SearchParams(k=50, beam=50, width=8, pairs=60, clusters=4, rounds=3),
-    SearchParams(k=64, beam=64, width=48, pairs=64, clusters=4, rounds=3),
-    SearchParams(k=100, beam=100, width=48, pairs=100, clusters=6, rounds=4),
+    SearchParams(k=50, beam=50, width=16, pairs=100, clusters=1, rounds=1),
+    SearchParams(k=64, beam=64, width=16, pairs=80, clusters=2, rounds=2),
+    SearchParams(k=100, beam=100, width=48, pairs=100, clusters=4, rounds=4),
 )
 """The whole beam is asked for, k = beam, and the best 50 of it are the answer."""
 

@@ -76,7 +76,7 @@ class Bench:
         count = lanes * max(4, round(rate * self.seconds / lanes))
         budgets = self.mixture.budgets(count, rng)
         vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
-        params = [SearchParams(rounds=_ROUNDS, budget=int(budget)) for budget in budgets]
+        params = [SearchParams(clusters=4, rounds=_ROUNDS, budget=int(budget)) for budget in budgets]
         return [Query(each, vector=vector) for each, vector in zip(params, vectors, strict=True)]
 
     def offered(self, rate: float, seed: int) -> Load:

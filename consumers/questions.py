@@ -23,8 +23,8 @@ class SearchDefaults:
     beam: int = 64
     width: int = 48
     pairs: int = 64
-    clusters: int = 4
-    rounds: int = 3
+    clusters: int = 2
+    rounds: int = 2
     budget: int = 500
     max_beam: int = 4_096
 

@@ -25,8 +25,8 @@ class SearchParams:
     beam: int = 64
     width: int = 48
     pairs: int = 64
-    clusters: int = 4
-    rounds: int = 3
+    clusters: int = 2
+    rounds: int = 2
     budget: int = UNLIMITED
 
     def __post_init__(self) -> None:

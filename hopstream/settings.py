@@ -113,15 +113,15 @@ class SearchSettings(_Section):
     width: candidates whose neighbours are looked at in one round.
     pairs: items scored in one round; as many as are asked for, if those are more.
     clusters: directions that a round looks into the whole catalogue for.
-    rounds: of near and far by turns.
+    rounds: of near and far by turns, one more with a filter.
     budget: metric evaluations that a query may spend.
     """
 
     beam: _Count = 64
     width: _Count = 48
     pairs: _Count = 64
-    clusters: _Count = 4
-    rounds: _Count = 3
+    clusters: _Count = 2
+    rounds: _Count = 2
     budget: _Count = 500
 
 

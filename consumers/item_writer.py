@@ -83,14 +83,18 @@ class ItemHandler:
         return item
 
     def take(self, partition: int) -> Checkpoint | None:
-        """Take a new epoch first, then read the position and load the mirror."""
+        """Take a new epoch first, then read the position and load the mirror.
+
+        Items to which the writer before did not come back, to link them to what is relevant, are linked now.
+        """
         self.release(partition)
         writer = ShardWriter(self._server, self._info, partition)
         position = writer.take()
         follower, mirror = Follower(self._server, self._info, partition), Mirror(self._info, self._model)
         sources = Sources(self._server, self._info.index, partition)
-        self._shards[partition] = _Shard(writer, follower, mirror, sources)
+        shard = self._shards[partition] = _Shard(writer, follower, mirror, sources)
         mirror.load(follower.load())
+        self._link_relevant(shard, _without_relevant(mirror))
         _log.info("shard taken", shard=partition, epoch=position.epoch, items=len(mirror.row_of))
         return position.checkpoint
 
@@ -106,7 +110,7 @@ class ItemHandler:
     def apply(self, partition: int, entries: Sequence[Entry[Item]], checkpoint: Checkpoint) -> None:
         """Apply the last word on every item: deletions first, so that nothing links to what is gone.
 
-        The position comes last. Whoever takes over in between reads the same events again, to the same end.
+        New items can be found as soon as they are written; what is relevant to them is looked up among them, too.
         """
         shard = self._shards[partition]
         outcome = last_words(entries, self._stored_times(shard, entries))
@@ -114,9 +118,8 @@ class ItemHandler:
         gone = [item for item, message in outcome.items() if message is None]
         if linked := [item for item in gone if item in shard.mirror.row_of]:
             self._write(shard, self._deletion(shard, linked))
-        if put:
-            self._write(shard, self._upsert(shard, put))
-        self._write(shard, self._conclusion(shard, put, gone, checkpoint))
+        self._write(shard, self._upsert(shard, put, gone, checkpoint))
+        self._link_relevant(shard, np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64))
 
     def check(self, partition: int) -> None:
         """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
@@ -148,6 +151,14 @@ class ItemHandler:
             for change in changes:
                 shard.mirror.apply(change)
 
+    def _link_relevant(self, shard: _Shard, rows: np.ndarray) -> None:
+        """Link items that are there to what is relevant, at the position where the shard stands."""
+        position, index = shard.writer.position, shard.mirror.index
+        if len(rows) and index.relevant.shape[1]:
+            links = plan_relevant(index, rows)
+            columns = {"relevant": [(links.rows, links.neighbors)]}
+            self._write(shard, Batch(position.seq + 1, position.rows, columns, checkpoint=position.checkpoint))
+
     def _deletion(self, shard: _Shard, items: Sequence[str]) -> Batch:
         """The batch that takes items out; without a position, as the rest of the records is still to come."""
         position = shard.writer.position
@@ -170,10 +181,17 @@ class ItemHandler:
             sources=dict.fromkeys(items),
         )
 
-    def _upsert(self, shard: _Shard, items: Sequence[Item]) -> Batch:
-        """The batch that puts items in, each into its row if it has one; without a position, as in `_deletion`."""
-        position, index = shard.writer.position, shard.mirror.index
+    def _upsert(self, shard: _Shard, items: Sequence[Item], gone: Sequence[str], checkpoint: Checkpoint) -> Batch:
+        """The batch that puts items in, each into its row if it has one, and moves the position on.
+
+        What is gone has no source record behind that position, also where there was no row to be deleted, or where the
+        records up to the position before were another generation's.
+        """
+        position = shard.writer.position
         seq = position.seq + 1
+        sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in items}}
+        if not items:
+            return Batch(seq=seq, rows=position.rows, sources=sources, checkpoint=checkpoint)
         ids = [item.id for item in items]
         rows, count = _place(shard.mirror, ids, position.rows)
         vectors, biases = self._model.encoder.encode(
@@ -181,7 +199,7 @@ class ItemHandler:
         )
         metric = self._model.metric
         state = metric.encode_items(torch.from_numpy(vectors), torch.from_numpy(biases))
-        links = plan_insert(index, rows, metric.item_vectors(state), self._params)
+        links = plan_insert(shard.mirror.index, rows, metric.item_vectors(state), self._params)
         columns = {
             "vectors": [(rows, vectors)],
             "neighbors": [(links.rows, links.neighbors)],
@@ -190,23 +208,16 @@ class ItemHandler:
         }
         if metric.bias_width:
             columns["biases"] = [(rows, biases)]
-        if width := index.relevant.shape[1]:
+        if width := shard.mirror.index.relevant.shape[1]:
             columns["relevant"] = [(rows, np.full((len(rows), width), NO_NEIGHBOR, np.int32))]
-        return Batch(seq=seq, rows=count, columns=columns, ids_set=dict(zip(ids, rows.tolist(), strict=True)))
-
-    def _conclusion(self, shard: _Shard, put: Sequence[Item], gone: Sequence[str], checkpoint: Checkpoint) -> Batch:
-        """The batch that links what was put in to what is relevant, writes source records and moves the position on.
-
-        What is gone has no source record behind that position, also where there was no row to be deleted, or where the
-        records up to the position before were another generation's.
-        """
-        position, index = shard.writer.position, shard.mirror.index
-        columns = {}
-        if put and index.relevant.shape[1]:
-            links = plan_relevant(index, np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64))
-            columns["relevant"] = [(links.rows, links.neighbors)]
-        sources = {**dict.fromkeys(gone), **{item.id: encode(item) for item in put}}
-        return Batch(position.seq + 1, position.rows, columns, sources=sources, checkpoint=checkpoint)
+        return Batch(
+            seq=seq,
+            rows=count,
+            columns=columns,
+            ids_set=dict(zip(ids, rows.tolist(), strict=True)),
+            sources=sources,
+            checkpoint=checkpoint,
+        )
 
 
 def last_words(entries: Iterable[Entry[Item]], stored_times: Mapping[str, int]) -> dict[str, Item | None]:
@@ -226,6 +237,13 @@ def last_words(entries: Iterable[Entry[Item]], stored_times: Mapping[str, int]) 
                 continue
         outcome[key] = item
     return outcome
+
+
+def _without_relevant(mirror: Mirror) -> np.ndarray:
+    """The rows of items that are linked to nothing relevant, int64[n], as long as there is more than one item."""
+    index = mirror.index
+    bare = index.live[: index.rows] & (index.relevant[: index.rows] == NO_NEIGHBOR).all(dim=1)
+    return bare.nonzero()[:, 0].numpy() if len(mirror.row_of) > 1 else np.empty(0, np.int64)
 
 
 def _place(mirror: Mirror, items: Sequence[str], rows: int) -> tuple[np.ndarray, int]:

@@ -251,5 +251,5 @@ def refusal(question: Question, status: Status, reason: str, retry_after_ms: int
 
 
 def _measure_lag(taken: Change) -> None:
-    if taken.checkpoint is not None:
+    if taken.checkpoint is not None and (taken.ids_set or taken.ids_deleted):  # not for links that come behind
         metrics.CHANGE_LAG_SECONDS.observe(max(0.0, time.time() - taken.checkpoint.timestamp_ms / 1000))

@@ -39,15 +39,22 @@ _log = structlog.get_logger(__name__)
 
 _BATCH = 2048
 
+_LINKED = 256
+"""Items whose relevant links are written together, and those of their hosts: some megabytes at most."""
+
+_FORGETTING = 16_384
+"""Rows that lose relevant links in one batch: an item may be linked to from anywhere."""
+
 
 @dataclass(slots=True)
 class _Shard:
-    """What writing one shard takes."""
+    """What writing one shard takes. ``bare``: int64[n], rows of items that are not linked to what is relevant yet."""
 
     writer: ShardWriter
     follower: Follower
     mirror: Mirror
     sources: Sources
+    bare: np.ndarray
 
 
 class ItemHandler:
@@ -85,16 +92,15 @@ class ItemHandler:
     def take(self, partition: int) -> Checkpoint | None:
         """Take a new epoch first, then read the position and load the mirror.
 
-        Items to which the writer before did not come back, to link them to what is relevant, are linked now.
+        What the writer before did not come to, links to what is relevant, is left to the first `check` or `apply`.
         """
         self.release(partition)
         writer = ShardWriter(self._server, self._info, partition)
         position = writer.take()
         follower, mirror = Follower(self._server, self._info, partition), Mirror(self._info, self._model)
         sources = Sources(self._server, self._info.index, partition)
-        shard = self._shards[partition] = _Shard(writer, follower, mirror, sources)
         mirror.load(follower.load())
-        self._link_relevant(shard, _without_relevant(mirror))
+        self._shards[partition] = _Shard(writer, follower, mirror, sources, _without_relevant(mirror))
         _log.info("shard taken", shard=partition, epoch=position.epoch, items=len(mirror.row_of))
         return position.checkpoint
 
@@ -117,15 +123,19 @@ class ItemHandler:
         put = [message for message in outcome.values() if message is not None]
         gone = [item for item, message in outcome.items() if message is None]
         if linked := [item for item in gone if item in shard.mirror.row_of]:
+            self._forget(shard, np.array(shard.mirror.rows(linked), dtype=np.int64))
             self._write(shard, self._deletion(shard, linked))
         self._write(shard, self._upsert(shard, put, gone, checkpoint))
-        self._link_relevant(shard, np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64))
+        rows = np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64)
+        shard.bare = np.union1d(shard.bare, rows)
+        self._link_relevant(shard)
 
     def check(self, partition: int) -> None:
         """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
         shard = self._shards[partition]
         if shard.follower.poll():
             raise SequenceConflict(f"shard {partition} was written by somebody else: take it anew")
+        self._link_relevant(shard)
 
     def _stored_times(self, shard: _Shard, entries: Sequence[Entry[Item]]) -> dict[str, int]:
         """The times of the events that the index holds of the items that are put, in epoch ms."""
@@ -151,32 +161,37 @@ class ItemHandler:
             for change in changes:
                 shard.mirror.apply(change)
 
-    def _link_relevant(self, shard: _Shard, rows: np.ndarray) -> None:
-        """Link items that are there to what is relevant, at the position where the shard stands."""
-        position, index = shard.writer.position, shard.mirror.index
-        if len(rows) and index.relevant.shape[1]:
-            links = plan_relevant(index, rows)
-            columns = {"relevant": [(links.rows, links.neighbors)]}
-            self._write(shard, Batch(position.seq + 1, position.rows, columns, checkpoint=position.checkpoint))
+    def _link_relevant(self, shard: _Shard) -> None:
+        """Link bare items to what is relevant, a few at a time, at the position where the shard stands."""
+        while len(shard.bare):
+            links, position = plan_relevant(shard.mirror.index, shard.bare[:_LINKED]), shard.writer.position
+            if len(links.rows):
+                columns = {"relevant": [(links.rows, links.neighbors)]}
+                self._write(shard, Batch(position.seq + 1, position.rows, columns, checkpoint=position.checkpoint))
+            shard.bare = shard.bare[_LINKED:]
+
+    def _forget(self, shard: _Shard, rows: np.ndarray) -> None:
+        """Take what is about to be deleted out of the relevant links; without a position, as in `_deletion`."""
+        links = plan_forget(shard.mirror.index, rows)
+        for start in range(0, len(links.rows), _FORGETTING):
+            part, position = slice(start, start + _FORGETTING), shard.writer.position
+            columns = {"relevant": [(links.rows[part], links.neighbors[part])]}
+            self._write(shard, Batch(position.seq + 1, position.rows, columns))
+        shard.bare = np.setdiff1d(shard.bare, rows)
 
     def _deletion(self, shard: _Shard, items: Sequence[str]) -> Batch:
         """The batch that takes items out; without a position, as the rest of the records is still to come."""
         position = shard.writer.position
         seq = position.seq + 1
         rows = np.array(shard.mirror.rows(items), dtype=np.int64)
-        index = shard.mirror.index
-        links = plan_delete(index, rows, self._params)
-        columns = {
-            "neighbors": [(links.rows, links.neighbors)],
-            "versions": [(rows, np.full((len(rows), 1), -seq, dtype=np.int64))],
-        }
-        if index.relevant.shape[1]:
-            links = plan_forget(index, rows)
-            columns["relevant"] = [(links.rows, links.neighbors)]
+        links = plan_delete(shard.mirror.index, rows, self._params)
         return Batch(
             seq=seq,
             rows=position.rows,
-            columns=columns,
+            columns={
+                "neighbors": [(links.rows, links.neighbors)],
+                "versions": [(rows, np.full((len(rows), 1), -seq, dtype=np.int64))],
+            },
             ids_deleted=list(items),
             sources=dict.fromkeys(items),
         )
@@ -240,10 +255,10 @@ def last_words(entries: Iterable[Entry[Item]], stored_times: Mapping[str, int]) 
 
 
 def _without_relevant(mirror: Mirror) -> np.ndarray:
-    """The rows of items that are linked to nothing relevant, int64[n], as long as there is more than one item."""
+    """The rows of items that are linked to nothing relevant, int64[n]."""
     index = mirror.index
     bare = index.live[: index.rows] & (index.relevant[: index.rows] == NO_NEIGHBOR).all(dim=1)
-    return bare.nonzero()[:, 0].numpy() if len(mirror.row_of) > 1 else np.empty(0, np.int64)
+    return bare.nonzero()[:, 0].numpy() if index.relevant.shape[1] else np.empty(0, np.int64)
 
 
 def _place(mirror: Mirror, items: Sequence[str], rows: int) -> tuple[np.ndarray, int]:

@@ -233,6 +233,7 @@ class StateConsumer(Generic[Decoded]):
             entries, read, blocked = self._decode(records)
             if read and held.kept:
                 held.passed(read[-1])
+                self._heart.rest()  # so does a large batch, and linking what it brought
                 with metrics.APPLY_SECONDS.labels(self._topic).time():
                     self._handler.apply(partition, entries, held.checkpoint)
                 held.check_at = time.monotonic() + _CHECK_S

@@ -43,7 +43,10 @@ class GraphParams:
 
 @dataclass(frozen=True, slots=True)
 class GraphChange:
-    """Adjacency rows that change: rows int64[n], neighbors int32[n, R] (−1 for empty, nearest first)."""
+    """Adjacency rows that change: rows int64[n], neighbors int32[n, R] (−1 for empty, nearest first).
+
+    In plans of `engine.relevance` their relevant links instead, int32[n, M], most relevant first.
+    """
 
     rows: np.ndarray
     neighbors: np.ndarray

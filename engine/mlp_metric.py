@@ -44,7 +44,7 @@ _TILES = 8_192
 class MlpUsers(NamedTuple):
     """What the lanes keep of their users, padded to L items that count for nothing: tensors, or arrays for kernels.
 
-    vectors: float32[lanes, L, ≥ D], e_h. quads: float32[lanes, L / 4, D / 4, 4, 4], the same as
+    vectors: float32[lanes, L, ≥ D], e_h. quads: float32[lanes, L / 4, ⌈D / 4⌉, 4, 4], the same as
     `engine.kernels.products.multiply_rows` takes it, for kernels only. biases: float32[lanes, L], α_h + a[code(h)],
     −inf for padding. rows: int64[lanes, L], −1 where there is none. touched: bool[lanes, L], touched by other
     behaviours only. lengths: int64[lanes].
@@ -136,7 +136,7 @@ class MlpMetric:
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
+        scores, tangents, given = pair_arrays(state.contiguous(), rows, lanes, derive=derive)
         weights = (self.dimensions, self._prior, np.float32(self._touched_bonus))
         over_lanes(score_histories, len(rows), *given, users, *weights, scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)

@@ -3,7 +3,8 @@
 The graph of `engine.graph` joins what is alike, whatever the metric makes of it. Most of what a user is to be shown is
 relevant to one of the items that they know, and so is linked here: a first round then scores what a scan of the whole
 catalogue would have to look for. For an inner product this is ip-NSW+ (Liu et al., AAAI 2020), a graph by inner
-products beside one by distance; gradients make it one for every metric that has them. Plans touch nothing.
+products beside one by distance; gradients make it one for every metric that has some at an item itself, as L2 has not.
+Plans touch nothing.
 """
 
 import numpy as np
@@ -21,8 +22,8 @@ from engine.query import Query
 
 HOSTS = 16
 """Rows that get new links for every new one: the most relevant to it. Relevance between items is nearly mutual, and
-each row is some new one's host time and again: an index that grew in batches from nothing held 0.88 to 0.92 of the
-links that were due at its end, with 16 hosts 0.93 to 0.96 (39,493 items)."""
+each row is some new one's host time and again: an index that grew in batches from nothing held 0.93 to 0.96 of the
+links that were due at its end, with half as many hosts 0.88 to 0.92 (39,493 items)."""
 
 _LANES = 128
 
@@ -42,11 +43,14 @@ def plan_relevant(index: ItemIndex, rows: np.ndarray) -> GraphChange:
 
 
 def plan_forget(index: ItemIndex, rows: np.ndarray) -> GraphChange:
-    """Take deleted rows int64[n] out of the relevant links: what stays moves up. They keep none themselves."""
+    """Take rows int64[n] that are to be deleted out of the relevant links: what stays moves up. They keep none.
+
+    Returns the rows that change; any row may be linked to by any number of others.
+    """
     gone = torch.zeros(index.rows + 1, dtype=torch.bool, device=index.device)
     gone[torch.as_tensor(rows, dtype=torch.int64, device=index.device)] = True
     mine = index.relevant[: index.rows]
-    lost = gone[mine.long()]  # NO_NEIGHBOR, −1, looks up the last, which is not gone
+    lost = gone[mine]  # NO_NEIGHBOR, −1, looks up the last, which is not gone
     changed = torch.nonzero(lost.any(dim=1) | gone[:-1])[:, 0]
     lost = lost[changed] | gone[changed][:, None]
     order = lost.to(torch.uint8).argsort(dim=1, stable=True)

@@ -13,6 +13,7 @@ from index_store import (
     IN_STORE,
     Artefacts,
     ArtefactUnreadable,
+    Column,
     GenerationInfo,
     GenerationMismatch,
     IndexStore,
@@ -47,7 +48,7 @@ def create_learned(
 
 def create_raw(store: IndexStore, dimensions: int, degree: int, relevant: int) -> GenerationInfo:
     """A generation for items that bring vectors of this many dimensions, compared by inner product."""
-    return _activate(store, _describe(store, vector_model(dimensions), "", degree, relevant))
+    return _activate(store, _known(store, _describe(store, vector_model(dimensions), "", degree, relevant)))
 
 
 def load_model(info: GenerationInfo, server: Server) -> Model:
@@ -92,12 +93,20 @@ def _describe(store: IndexStore, model: Model, uri: str, degree: int, relevant: 
 
 
 def _known(store: IndexStore, info: GenerationInfo) -> GenerationInfo:
-    """The stored generation of the same metric, wherever it has that from; `info` itself where there is none."""
+    """The stored generation of the same metric; `info` itself where there is none.
+
+    Wherever that has its metric from, and however many relevant links: it keeps those that it was made with.
+    """
     try:
         stored = store.generation(info.name)
     except UnknownGeneration:
         return info
-    return stored if replace(info, artefact_uri=stored.artefact_uri) == stored else info
+    mine = replace(info, artefact_uri=stored.artefact_uri, columns=_lasting(info))
+    return stored if mine == replace(stored, columns=_lasting(stored)) else info
+
+
+def _lasting(info: GenerationInfo) -> tuple[Column, ...]:
+    return tuple(column for column in info.columns if column.name != "relevant")
 
 
 def _activate(store: IndexStore, info: GenerationInfo) -> GenerationInfo:

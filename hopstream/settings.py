@@ -152,7 +152,7 @@ class GraphSettings(_Section):
     """
 
     degree: _Count = 32
-    relevant: Annotated[int, BeforeValidator(_no_flag), Field(ge=0)] = 64
+    relevant: Annotated[int, BeforeValidator(_no_flag), Field(ge=0, le=1_024)] = 64
     candidates: _Count = 64
     alpha: Annotated[float, BeforeValidator(_no_flag), Field(ge=1, allow_inf_nan=False)] = 1.0
 

@@ -54,8 +54,8 @@ class Tile(NamedTuple):
     peak's. weights: float32[LANES · L], the parts of the items in each row's total, as a matrix; gradients:
     float32[LANES, ≥ D], by the rows' vectors; no_bias: zeros, float32[≥ D]. The rest is float32[LANES]. biases and
     priors: the rows' own. peaks: the largest logit or prior. totals: the sum of logits and prior after e was raised to
-    them; products: the same sum of each part times the product behind it. around: δ of what is close to a row, of which
-    prior_parts are what the prior makes up. scores: δ of rows in the lane's own history, −inf for others.
+    them; products: the same sum of each part times the product and own bias behind it. around: δ of what is close to a
+    row, of which prior_parts are what the prior makes up. scores: δ of rows in the lane's own history, −inf for others.
     """
 
     rows: np.ndarray
@@ -169,7 +169,7 @@ def _weigh(biases, tile):
         tile.around[t] = tile.peaks[t] + log(tile.totals[t])
 
 
-@njit(**UNCOUNTED)
+@njit(**UNCOUNTED, error_model="numpy")  # a score that overflows is its question's failure, not the worker's
 def _derive(vectors, tile):
     """The gradients by the rows' vectors: the history's vectors, each by its part in a row's total."""
     length = len(vectors)

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from consumers.item_writer import ItemHandler, last_words
 from consumers.offsets import Ticket
 from consumers.state_consumer import Entry
 from engine.filters import Filter
+from engine.index import NO_NEIGHBOR
+from engine.relevance import plan_relevant
 from index_store import Checkpoint, IndexStore, ShardDamaged, Sources, StaleEpoch
 from messages import Item, MalformedMessage, decode_item, encode
 from tests.consumers.stage import (
@@ -119,6 +122,46 @@ def test_an_update_keeps_the_row_and_an_older_event_changes_nothing(stage: Stage
     assert writer.take(0) == upto(22)
     assert_sound(mirror)
     writer.release(0)
+
+
+def test_what_a_writer_did_not_link_the_next_one_links(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended between the items and their links: as it would have itself, new items and one that changed."""
+    items = make_items(20)
+    first = handler(stage)
+    first.apply(0, entries(items[:10]), upto(10))
+    moved = replace(items[3], vector=items[19].vector, timestamp_ms=2000)
+    stream = [*entries(items[10:], 10), entry(moved.id, moved, 20)]
+    with monkeypatch.context() as patched:
+        patched.setattr("consumers.item_writer.plan_relevant", Mock(side_effect=InterruptedError))
+        with pytest.raises(InterruptedError):
+            first.apply(0, stream, upto(21))
+    between = stage.mirror().index
+    rows = stage.mirror().rows([moved.id, *(item.id for item in items[10:])])
+    assert bool((between.relevant[rows] == NO_NEIGHBOR).all())
+    assert_holds(stage, [*items[:3], moved, *items[4:]])
+    after = ItemHandler(stage.writing, stage.info, stage.model, PARAMS)
+    assert after.take(0) == upto(21)
+    after.check(0)
+    index = stage.mirror().index
+    assert bool((index.relevant[: index.rows] != NO_NEIGHBOR).all())
+    expected = plan_relevant(between, np.array(rows))
+    assert bool((index.relevant[expected.rows].numpy() == expected.neighbors).all())
+    seq = stage.mirror().seq
+    handler(stage).check(0)
+    assert stage.mirror().seq == seq
+
+
+def test_what_many_link_to_is_forgotten_piece_by_piece(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deletion whose links do not fit one batch: sound, and nothing links to what is gone."""
+    monkeypatch.setattr("consumers.item_writer._FORGETTING", 3)
+    monkeypatch.setattr("consumers.item_writer._LINKED", 4)
+    writer, items = handler(stage), make_items(30)
+    writer.apply(0, entries(items), upto(30))
+    assert stage.mirror().seq == 1 + 8
+    writer.apply(0, [entry(item.id, None, 30 + n) for n, item in enumerate(items[:4])], upto(34))
+    assert stage.mirror().seq > 9 + 3
+    assert_sound(stage.mirror())
+    assert_holds(stage, items[4:])
 
 
 def test_a_freed_row_is_used_again(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows
 from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
-from engine.kernels.scan import ROOM, ZERO, Scanned, centre_bytes, scan
+from engine.kernels.scan import ROOM, ZERO, Scanned, centre_bytes, find_along, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
@@ -214,6 +214,38 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
         np.testing.assert_array_equal([value_of(key) for key in keys[centre, :size].tolist()], expected[:size])
         ordered = np.lexsort((np.arange(rows), -every))  # of equal ones the lowest rows
         assert found == ordered[:size].tolist()
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_a_scan_without_a_sample_misses_nothing(unit: np.ndarray | None) -> None:
+    """The best of a centre side by side, where a sample has them all: the floor that it gives is too high for them."""
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(6_000, 16)).astype(np.float32)
+    vectors[:40] = 4 + 0.1 * rng.normal(size=(40, 16))
+    sketch, keep = sketch_of(vectors), 60
+    centres = np.zeros((CENTRES, 4 * sketch.interleaved.shape[1]), np.int8)
+    centre_bytes(np.ones((1, 16), np.float32), 0, sketch.scales, centres, 0)
+    owners, marks = np.where(np.arange(CENTRES) == 0, 0, -1), np.zeros((1, 6_000), np.uint8)
+    scanned = Scanned(sketch.interleaved, np.ones(6_000, np.int64), 6_000, centres, owners, marks)
+    keys, sizes = np.empty((CENTRES, ROOM * keep), np.int64), np.zeros(CENTRES, np.int64)
+    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit)
+    assert sizes[0] < keep
+    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, False)
+    assert sizes[0] == keep
+    found = np.full((1, keep), -1)
+    items = ItemsOf(sketch.interleaved, np.ones(6_000, np.int64), sketch.scales)
+    find_along(0, 1, np.ones((1, 16), np.float32), np.array([7]), items, 6_000, marks, unit, found)
+    assert (found >= 0).all()
+    assert set(range(40)) - {7} <= set(found[0].tolist())
+    assert 7 not in found
+
+
+class ItemsOf(NamedTuple):
+    """Of the columns of items those that looking along a slope reads."""
+
+    interleaved: np.ndarray
+    versions: np.ndarray
+    scales: np.ndarray
 
 
 def test_bytes_keep_the_order_of_clearly_different_products() -> None:

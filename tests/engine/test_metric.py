@@ -98,7 +98,7 @@ def lanes_of_many(metric: Metric, state: torch.Tensor) -> tuple[Users, torch.Ten
     return users, rows, torch.tensor([7, 3, 0, 2, 6, 5])
 
 
-@pytest.mark.parametrize("dimensions", [12, 64])
+@pytest.mark.parametrize("dimensions", [12, 13, 64])
 @pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
 def test_compiled_and_plain_agree(kind: str, dimensions: int) -> None:
     """Scores and tangents, where there are pairs and where there are none, whatever the padding."""

@@ -65,6 +65,7 @@ def test_the_same_metric_is_the_same_generation(server: Server, folder: Path, fi
     made = create_learned(store, folder, 8, 4, by_path=first)
     dataclasses.replace(MetricArtifact.load(folder), trained={"seconds": 9.0}).save(folder)
     assert create_learned(store, folder, 8, 4, by_path=second) == made == store.active()
+    assert create_learned(store, folder, 8, 6, by_path=second) == made, "it keeps the links that it was made with"
     with pytest.raises(GenerationMismatch):
         create_learned(store, folder, 16, 4)
 

@@ -64,7 +64,7 @@ def test_a_sound_index_is_sound(filled: Stage) -> None:
     assert report.faults == ()
     assert report == check(filled)
     assert (report.sound, report.items, report.rows, report.offset, report.lag) == (True, 58, 60, 63, None)
-    assert (report.seq, report.log_entries) == (6, 6)
+    assert (report.seq, report.log_entries) == (7, 7)
     assert report.generation == "g1"
 
 
@@ -140,15 +140,15 @@ CORRUPTIONS: list[tuple[Callable[[Stage], object], set[str], str]] = [
      {"source_unreadable"}, "'i5': id: is 'i6'"),
     (ask("sources", "HSET", "i5", encode(Item("i5", timestamp_ms=1))), {"source_unreadable"}, "has no vector"),
     (ask("mark", "SET", Checkpoint(9, "cluster", "t", 4, 1000).pack()), {"sources_elsewhere"}, "next_offset=9"),
-    (ask("state", "HSET", "chain", "0" * 40), {"log_end_differs"}, "entry 1-6"),
+    (ask("state", "HSET", "chain", "0" * 40), {"log_end_differs"}, "entry 1-7"),
     (ask("state", "HSET", "seq", 9), {"log_end_differs"}, "the state is at 1-9"),
     (ask("state", "HSET", "checkpoint", Checkpoint(9, "cluster", "t", 4, 1000).pack()),
-     {"log_replay_differs", "sources_elsewhere"}, "entry 6 says"),
+     {"log_replay_differs", "sources_elsewhere"}, "entry 7 says"),
     (ask("log", "DEL"), {"log_end_differs"}, "no entries"),
     (ask("log", "XDEL", "1-2"), {"log_broken"}, "entry 3 comes after 1"),
     (tamper(2, b"d", b""), {"log_broken", "log_unreadable"}, "entry 2 does not follow 1"),
     (tamper(2, b"c", b"0" * 40), {"log_broken"}, "entry 3 does not follow 2"),
-    (tamper(6, b"h", msgpack.packb([60, [], [], [], None, ""])), {"log_broken"}, "entry 6 is not what its chain says"),
+    (tamper(7, b"h", msgpack.packb([60, [], [], [], None, ""])), {"log_broken"}, "entry 7 is not what its chain says"),
     (tamper(3, b"h", b"\xc1"), {"log_broken", "log_unreadable"}, "entry 3"),
 ]  # fmt: skip
 

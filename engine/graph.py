@@ -83,7 +83,8 @@ def plan_delete(index: ItemIndex, rows: np.ndarray, params: GraphParams) -> Grap
     # One more than there are rows: NO_NEIGHBOR, −1, looks up the last and is not gone.
     gone = torch.zeros(index.rows + 1, dtype=torch.bool, device=index.device)
     gone[deleted] = True
-    losing = torch.nonzero(gone[index.neighbors[: index.rows]].any(dim=1) & ~gone[:-1])[:, 0]
+    linking = arithmetic(index).linking_to(index.neighbors[: index.rows], gone[:-1])
+    losing = torch.nonzero(linking & ~gone[:-1])[:, 0]
     changed = torch.cat([deleted, losing])
     links = torch.full((len(changed), index.degree), NO_NEIGHBOR, dtype=torch.int32, device=index.device)
     for start in range(0, len(losing), _CHUNK):

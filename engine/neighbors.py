@@ -67,6 +67,9 @@ class Arithmetic(Protocol):
     def pruned(self, points: Points, rows: torch.Tensor, pool: torch.Tensor, degree: int, alpha: float) -> Candidates:
         """See `pruned`."""
 
+    def linking_to(self, links: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """See `linking_to`."""
+
     def link_back(
         self,
         points: Points,
@@ -77,6 +80,11 @@ class Arithmetic(Protocol):
         alpha: float,
     ) -> None:
         """See `link_back`."""
+
+
+def linking_to(links: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """bool[rows]: which rows of links int32[rows, R], −1 for none, link to a wanted one, bool[rows]."""
+    return (wanted[links.clamp(min=0)] & (links != NO_NEIGHBOR)).any(dim=1)
 
 
 def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from engine.behavior_codes import TARGET_ONLY
 from engine.directions import farthest
-from engine.graph import GraphChange
+from engine.graph import GraphChange, arithmetic
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.kernels.byte_products import matrix_unit
 from engine.kernels.scan import find_along
@@ -47,14 +47,15 @@ def plan_forget(index: ItemIndex, rows: np.ndarray) -> GraphChange:
 
     Returns the rows that change; any row may be linked to by any number of others.
     """
+    # One more than there are rows: NO_NEIGHBOR, −1, looks up the last and is not gone.
     gone = torch.zeros(index.rows + 1, dtype=torch.bool, device=index.device)
     gone[torch.as_tensor(rows, dtype=torch.int64, device=index.device)] = True
-    mine = index.relevant[: index.rows]
-    lost = gone[mine]  # NO_NEIGHBOR, −1, looks up the last, which is not gone
-    changed = torch.nonzero(lost.any(dim=1) | gone[:-1])[:, 0]
-    lost = lost[changed] | gone[changed][:, None]
+    linking = arithmetic(index).linking_to(index.relevant[: index.rows], gone[:-1])
+    changed = torch.nonzero(linking | gone[:-1])[:, 0]
+    lists = index.relevant[changed]
+    lost = gone[lists] | gone[changed][:, None]
     order = lost.to(torch.uint8).argsort(dim=1, stable=True)
-    lists = mine[changed].masked_fill(lost, NO_NEIGHBOR).gather(1, order)
+    lists = lists.masked_fill(lost, NO_NEIGHBOR).gather(1, order)
     return GraphChange(changed.cpu().numpy(), lists.cpu().numpy())
 
 

@@ -89,6 +89,17 @@ def group(new, links, distances, places, starts, sources):
 
 
 @njit(nogil=True, cache=True)
+def find_linking(first, last, links, wanted, linking):
+    """Which rows link to a wanted one: linking, bool[rows], of links int32[rows, R] and wanted bool[rows]."""
+    for row in range(first, last):
+        several = 0
+        for n in range(links.shape[1]):
+            link = links[row, n]
+            several += wanted[link] if link >= 0 else 0
+        linking[row] = several > 0
+
+
+@njit(nogil=True, cache=True)
 def _pool(width, degree, dimensions):
     return Pool(
         np.empty(width, np.float32),

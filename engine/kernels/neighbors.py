@@ -74,6 +74,13 @@ def link_back(
     over_lanes(linking.link_back, len(changed), arrays, changed, sources, starts, np.float32(alpha), mine)
 
 
+def linking_to(links: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Row by row."""
+    found = torch.empty(len(links), dtype=torch.bool)
+    over_lanes(linking.find_linking, len(links), links.numpy(), wanted.numpy(), found.numpy())
+    return found
+
+
 def _nothing(count: int, width: int) -> Candidates:
     return Candidates(torch.full((count, width), NO_NEIGHBOR, dtype=torch.int32), torch.full((count, width), torch.inf))
 

@@ -27,7 +27,7 @@ _BLOCK_BYTES = 2**14
 """Of rows that all centres are multiplied with while they are in the cache."""
 
 _LINE = 64
-_SAMPLE, _MORE = 16, 3
+_SAMPLE, _SPARE = 16, 3
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
@@ -84,14 +84,15 @@ def centre_bytes(centres, c, scales, out, place):
 
 
 @njit(nogil=True, cache=True)
-def scan(scanned, keeps, found, sizes, matrix_unit, sampled=True):
+def scan(scanned, keeps, found, sizes, matrix_unit, spare=_SPARE):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
     keeps: int64[C], rows wanted. found: int64[C, ≥ ROOM · keep] is filled with keys of products and rows, sizes:
     int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
 
     A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
-    ever kept and given up again. Should that be too high, a centre gets fewer rows; not sampled, it gets all.
+    ever kept and given up again: so many are to spare in the part. Should it be too high, a centre gets fewer rows;
+    with as many to spare as are wanted it never is.
     """
     count = len(scanned.centres)
     floors, some, copy = np.full(count, _LOWEST, np.int32), np.empty_like(keeps), np.empty(found.shape[1], np.int64)
@@ -100,8 +101,8 @@ def scan(scanned, keeps, found, sizes, matrix_unit, sampled=True):
     for c in range(count):
         if scanned.owners[c] < 0:
             floors[c] = _HIGHEST
-        some[c] = min(keeps[c], keeps[c] // _SAMPLE + _MORE)
-    if sampled and scanned.rows > 8 * LANES * _SAMPLE:
+        some[c] = min(keeps[c], keeps[c] // _SAMPLE + spare)
+    if scanned.rows > 8 * LANES * _SAMPLE:
         _scan_every(scanned, _SAMPLE, some, floors, found, sizes, scratch, matrix_unit)
     _scan_every(scanned, 1, keeps, floors, found, sizes, scratch, matrix_unit)
     for c in range(count):
@@ -124,9 +125,10 @@ def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found)
     keys, sizes = np.empty((places, ROOM * (width + 1)), np.int64), np.zeros(places, np.int64)
     scanned = Scanned(items.interleaved, items.versions, rows, centres, owners, marks)
     keeps = np.full(places, width + 1)
-    scan(scanned, keeps, keys, sizes, matrix_unit)
-    if sizes[:count].min() <= width:  # these links stay: none is to be missing because a sample was a lucky one
-        scan(scanned, keeps, keys, sizes, matrix_unit, False)
+    # What is found here stays: so that a part with more than its share hides nothing, five deviations are to spare.
+    scan(scanned, keeps, keys, sizes, matrix_unit, _SPARE + int(5 * np.sqrt(width / _SAMPLE)))
+    if sizes[:count].min() <= width:
+        scan(scanned, keeps, keys, sizes, matrix_unit, width)
     for c in range(count):
         taken = 0
         for place in range(sizes[c]):

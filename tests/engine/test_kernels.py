@@ -217,7 +217,7 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
-def test_a_scan_without_a_sample_misses_nothing(unit: np.ndarray | None) -> None:
+def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> None:
     """The best of a centre side by side, where a sample has them all: the floor that it gives is too high for them."""
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(6_000, 16)).astype(np.float32)
@@ -230,7 +230,7 @@ def test_a_scan_without_a_sample_misses_nothing(unit: np.ndarray | None) -> None
     keys, sizes = np.empty((CENTRES, ROOM * keep), np.int64), np.zeros(CENTRES, np.int64)
     scan(scanned, np.full(CENTRES, keep), keys, sizes, unit)
     assert sizes[0] < keep
-    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, False)
+    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, keep)
     assert sizes[0] == keep
     found = np.full((1, keep), -1)
     items = ItemsOf(sketch.interleaved, np.ones(6_000, np.int64), sketch.scales)

@@ -138,6 +138,19 @@ def test_a_lane_remembers_nothing_of_its_last_user(compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
+def test_what_overflows_raises_nothing(kind: str) -> None:
+    """Products beyond float32 give scores that are no numbers: a kernel that raised would end a worker."""
+    metric = make_metrics(DIMENSIONS)[kind](True)
+    state = torch.ones(30, DIMENSIONS + metric.bias_width)
+    users = metric.make_users(1, state.device)
+    query = Query(vector=np.full(DIMENSIONS, 3e38, np.float32))
+    metric.encode_users([query], state, users, np.array([0]))
+    rows, lane = torch.arange(30)[None], torch.zeros(1, dtype=torch.int64)
+    scores, _ = metric.score_with_tangents(state, rows, users, lane)
+    assert not torch.isfinite(scores).any()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
 def test_gradients_are_the_slopes_of_the_scores(kind: str) -> None:
     """A small move of an item's state changes its score as the gradient says, for rows outside of the history."""
     metric = make_metrics(DIMENSIONS)[kind](True)

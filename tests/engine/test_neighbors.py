@@ -88,6 +88,18 @@ def test_both_link_back_alike(dimensions: int, chosen: int, degree: int) -> None
     assert not torch.equal(found[:90], before[:90])
 
 
+@pytest.mark.parametrize("rows", [0, 1, 700])
+def test_both_find_who_links_to_some(rows: int) -> None:
+    """Of rows with gaps among their links, in a column beside another one; nobody links to what is not there."""
+    rng = np.random.default_rng(rows)
+    links = torch.from_numpy(rng.integers(-1, max(rows, 1), (rows, 9)).astype(np.int32))[:, 4:]
+    wanted = torch.from_numpy(rng.random(rows) < 0.05)
+    chosen = set(wanted.nonzero()[:, 0].tolist())
+    expected = [bool(chosen & set(line)) for line in links.tolist()]
+    for arithmetic in BOTH:
+        assert arithmetic.linking_to(links, wanted).tolist() == expected
+
+
 @pytest.mark.parametrize("arithmetic", BOTH)
 def test_the_walk_finds_the_nearest(arithmetic: ModuleType) -> None:
     """A walk of the graph comes to nearly all of the true nearest, whichever code walks."""

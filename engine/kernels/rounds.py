@@ -12,7 +12,7 @@ from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import CENTRES
 from engine.kernels.merging import VISITED, take, visit
 from engine.kernels.ranking import row_of
-from engine.kernels.scan import ROOM, Scanned, centre_bytes, scan
+from engine.kernels.scan import ROOM, SPARE, Scanned, centre_bytes, scan
 from engine.kernels.stages import FAR, FILL, NEAR, SEEDS
 from engine.kernels.tangents import cluster, estimate_neighbors
 
@@ -108,7 +108,7 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
     places = (made + CENTRES - 1) // CENTRES * CENTRES
     found, sizes = np.empty((places, ROOM * keeps.max()), np.int64), np.zeros(places, np.int64)
     scanned = Scanned(items.interleaved, items.versions, rows, centres[:places], owners[:places], lanes.marks)
-    scan(scanned, keeps[:places], found, sizes, matrix_unit)
+    scan(scanned, keeps[:places], found, sizes, matrix_unit, SPARE)
     for i in range(len(chosen)):
         lane, taken = chosen[i], 0
         if lanes.stages[lane] != FAR:

@@ -23,11 +23,14 @@ ROOM = GROUPS + 1
 """For how many times as many rows as it keeps a centre has room, before it chooses among them: for one beside the rows
 of all groups at least."""
 
+SPARE = 3
+"""Rows to spare in a sample, where it does not matter that a centre gets fewer rows now and then."""
+
 _BLOCK_BYTES = 2**14
 """Of rows that all centres are multiplied with while they are in the cache."""
 
 _LINE = 64
-_SAMPLE, _SPARE = 16, 3
+_SAMPLE = 16
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
@@ -84,7 +87,7 @@ def centre_bytes(centres, c, scales, out, place):
 
 
 @njit(nogil=True, cache=True)
-def scan(scanned, keeps, found, sizes, matrix_unit, spare=_SPARE):
+def scan(scanned, keeps, found, sizes, matrix_unit, spare):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
     keeps: int64[C], rows wanted. found: int64[C, ≥ ROOM · keep] is filled with keys of products and rows, sizes:
@@ -126,7 +129,7 @@ def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found)
     scanned = Scanned(items.interleaved, items.versions, rows, centres, owners, marks)
     keeps = np.full(places, width + 1)
     # What is found here stays: so that a part with more than its share hides nothing, five deviations are to spare.
-    scan(scanned, keeps, keys, sizes, matrix_unit, _SPARE + int(5 * np.sqrt(width / _SAMPLE)))
+    scan(scanned, keeps, keys, sizes, matrix_unit, SPARE + int(5 * np.sqrt(width / _SAMPLE)))
     if sizes[:count].min() <= width:
         scan(scanned, keeps, keys, sizes, matrix_unit, width)
     for c in range(count):

@@ -19,6 +19,7 @@ from producers import Writer
 
 _ROLES = ("updates", "requests")
 _PATIENCE_S = 60.0
+_COMPILING_S = 300.0  # the first time each worker compiles its kernels, two at once, on a slow machine perhaps
 _LOOKED_AT = 1000  # items of an index that tell whose they are
 
 
@@ -40,8 +41,8 @@ class Stage:
             worker.check()
 
     def wait_for_writer(self) -> None:
-        """Return when an item writer has this generation. Raises `DemoError` after a minute in vain."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """Return when an item writer has this generation. Raises `DemoError` after a minute in vain, minutes for own ones."""
+        deadline = time.monotonic() + (_COMPILING_S if self.workers else _PATIENCE_S)
         while not self.store.shard(self.info, SHARD).epoch:
             self.check()
             if time.monotonic() > deadline:

@@ -18,7 +18,7 @@ from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows
 from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
-from engine.kernels.scan import ROOM, ZERO, Scanned, centre_bytes, find_along, scan
+from engine.kernels.scan import ROOM, SPARE, ZERO, Scanned, centre_bytes, find_along, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
 
@@ -197,7 +197,7 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
     marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
     keys, sizes, keeps = np.empty((len(lanes), ROOM * keep), np.int64), np.empty_like(lanes), np.full(len(lanes), keep)
-    scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks), keeps, keys, sizes, unit)
+    scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks), keeps, keys, sizes, unit, SPARE)
 
     codes = sketch.interleaved.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
     np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
@@ -228,7 +228,7 @@ def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> 
     owners, marks = np.where(np.arange(CENTRES) == 0, 0, -1), np.zeros((1, 6_000), np.uint8)
     scanned = Scanned(sketch.interleaved, np.ones(6_000, np.int64), 6_000, centres, owners, marks)
     keys, sizes = np.empty((CENTRES, ROOM * keep), np.int64), np.zeros(CENTRES, np.int64)
-    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit)
+    scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, SPARE)
     assert sizes[0] < keep
     scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, keep)
     assert sizes[0] == keep
@@ -260,7 +260,7 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     keys, sizes = np.empty((CENTRES, ROOM * 10), np.int64), np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
-    scan(Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks), keeps, keys, sizes, matrix_unit())
+    scan(Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks), keeps, keys, sizes, matrix_unit(), SPARE)
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
     found = [{row_of(key) for key in line} for line in keys[:, :10].tolist()]
     assert all(len(mine & set(best)) >= 8 for mine, best in zip(found, exact.tolist(), strict=True))

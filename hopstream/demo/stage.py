@@ -41,7 +41,7 @@ class Stage:
             worker.check()
 
     def wait_for_writer(self) -> None:
-        """Return when an item writer has this generation. Raises `DemoError` after a minute in vain, own ones get five."""
+        """Return when an item writer has this generation. Raises `DemoError` after a minute; own ones get five."""
         deadline = time.monotonic() + (_COMPILING_S if self.workers else _PATIENCE_S)
         while not self.store.shard(self.info, SHARD).epoch:
             self.check()

@@ -152,7 +152,7 @@ class ItemHandler:
         return times
 
     def _write(self, shard: _Shard, batch: Batch) -> None:
-        """Write a batch and see it come back through the log."""
+        """Write a batch and see it come back through the log, as the last one there."""
         shard.writer.apply(batch)
         while shard.mirror.seq < batch.seq:
             changes = shard.follower.poll(1.0)
@@ -160,6 +160,8 @@ class ItemHandler:
                 raise LogGap(f"batch {batch.seq} was applied and is not in the log")
             for change in changes:
                 shard.mirror.apply(change)
+        if shard.mirror.seq > batch.seq:  # what is planned next would be planned on what is not this writer's
+            raise SequenceConflict(f"shard {shard.writer.shard} was written by somebody else: take it anew")
 
     def _link_relevant(self, shard: _Shard) -> None:
         """Link bare items to what is relevant, a few at a time, at the position where the shard stands."""

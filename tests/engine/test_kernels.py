@@ -13,6 +13,7 @@ from numba import njit
 from engine import kernels
 from engine.kernels import config, fingerprint
 from engine.kernels.byte_products import CENTRES, matrix_unit
+from engine.kernels.columns import ItemColumns
 from engine.kernels.exponentials import exp, log
 from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
@@ -233,19 +234,13 @@ def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> 
     scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, keep)
     assert sizes[0] == keep
     found = np.full((1, keep), -1)
-    items = ItemsOf(sketch.interleaved, np.ones(6_000, np.int64), sketch.scales)
+    # The index's own columns: what is compiled is kept with its types, and others are to load it without the tests.
+    versions, links = np.ones(6_000, np.int64), np.full((6_000, 1), -1, np.int32)
+    items = ItemColumns(versions, versions, links, sketch.codes, sketch.interleaved, sketch.scales)
     find_along(0, 1, np.ones((1, 16), np.float32), np.array([7]), items, 6_000, marks, unit, found)
     assert (found >= 0).all()
     assert set(range(40)) - {7} <= set(found[0].tolist())
     assert 7 not in found
-
-
-class ItemsOf(NamedTuple):
-    """Of the columns of items those that looking along a slope reads."""
-
-    interleaved: np.ndarray
-    versions: np.ndarray
-    scales: np.ndarray
 
 
 def test_bytes_keep_the_order_of_clearly_different_products() -> None:

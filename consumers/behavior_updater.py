@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from consumers.events import Record
 from consumers.state_consumer import StateConsumer
-from consumers.state_handler import Entry
+from consumers.state_handler import Beat, Entry, silent
 from index_store import Checkpoint, HistoryEvent, HistoryWriter, Server
 from messages import Behavior, MalformedMessage, Topics, decode_behavior
 
@@ -38,7 +38,9 @@ class BehaviorHandler:
         writer = self._writers[partition] = HistoryWriter(self._server, self._index, partition)
         return writer.take()
 
-    def apply(self, partition: int, entries: Sequence[Entry[Behavior]], checkpoint: Checkpoint) -> None:
+    def apply(
+        self, partition: int, entries: Sequence[Entry[Behavior]], checkpoint: Checkpoint, beat: Beat = silent
+    ) -> None:
         """Append a batch of one partition."""
         self._writers[partition].append([_event(entry) for entry in entries], checkpoint)
 

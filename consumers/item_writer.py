@@ -14,7 +14,7 @@ from consumers.events import Record
 from consumers.filters import filter_values, require_room
 from consumers.mirror import Mirror
 from consumers.state_consumer import StateConsumer
-from consumers.state_handler import Entry
+from consumers.state_handler import Beat, Entry, silent
 from engine.graph import GraphParams, plan_delete, plan_insert
 from engine.index import NO_NEIGHBOR
 from engine.model import Model
@@ -92,7 +92,7 @@ class ItemHandler:
     def take(self, partition: int) -> Checkpoint | None:
         """Take a new epoch first, then read the position and load the mirror.
 
-        What the writer before did not come to, links to what is relevant, is left to the first `check` or `apply`.
+        What the writer before did not come to, links to what is relevant, is left to `check` and `apply`.
         """
         self.release(partition)
         writer = ShardWriter(self._server, self._info, partition)
@@ -113,7 +113,9 @@ class ItemHandler:
             except StoreError as error:
                 _log.info("lease not given back", error=str(error))
 
-    def apply(self, partition: int, entries: Sequence[Entry[Item]], checkpoint: Checkpoint) -> None:
+    def apply(
+        self, partition: int, entries: Sequence[Entry[Item]], checkpoint: Checkpoint, beat: Beat = silent
+    ) -> None:
         """Apply the last word on every item: deletions first, so that nothing links to what is gone.
 
         New items can be found as soon as they are written; what is relevant to them is looked up among them, too.
@@ -128,14 +130,17 @@ class ItemHandler:
         self._write(shard, self._upsert(shard, put, gone, checkpoint))
         rows = np.array(shard.mirror.rows(item.id for item in put), dtype=np.int64)
         shard.bare = np.union1d(shard.bare, rows)
-        self._link_relevant(shard)
+        while len(shard.bare):
+            beat()
+            self._link_some(shard)
 
     def check(self, partition: int) -> None:
         """Follow the log, where nothing may come that this writer has not written; raises `StoreError`."""
         shard = self._shards[partition]
         if shard.follower.poll():
             raise SequenceConflict(f"shard {partition} was written by somebody else: take it anew")
-        self._link_relevant(shard)
+        if len(shard.bare):
+            self._link_some(shard)
 
     def _stored_times(self, shard: _Shard, entries: Sequence[Entry[Item]]) -> dict[str, int]:
         """The times of the events that the index holds of the items that are put, in epoch ms."""
@@ -163,14 +168,13 @@ class ItemHandler:
         if shard.mirror.seq > batch.seq:  # what is planned next would be planned on what is not this writer's
             raise SequenceConflict(f"shard {shard.writer.shard} was written by somebody else: take it anew")
 
-    def _link_relevant(self, shard: _Shard) -> None:
-        """Link bare items to what is relevant, a few at a time, at the position where the shard stands."""
-        while len(shard.bare):
-            links, position = plan_relevant(shard.mirror.index, shard.bare[:_LINKED]), shard.writer.position
-            if len(links.rows):
-                columns = {"relevant": [(links.rows, links.neighbors)]}
-                self._write(shard, Batch(position.seq + 1, position.rows, columns, checkpoint=position.checkpoint))
-            shard.bare = shard.bare[_LINKED:]
+    def _link_some(self, shard: _Shard) -> None:
+        """Link some of the bare items to what is relevant, at the position where the shard stands."""
+        links, position = plan_relevant(shard.mirror.index, shard.bare[:_LINKED]), shard.writer.position
+        if len(links.rows):
+            columns = {"relevant": [(links.rows, links.neighbors)]}
+            self._write(shard, Batch(position.seq + 1, position.rows, columns, checkpoint=position.checkpoint))
+        shard.bare = shard.bare[_LINKED:]
 
     def _forget(self, shard: _Shard, rows: np.ndarray) -> None:
         """Take what is about to be deleted out of the relevant links; without a position, as in `_deletion`."""

@@ -233,9 +233,8 @@ class StateConsumer(Generic[Decoded]):
             entries, read, blocked = self._decode(records)
             if read and held.kept:
                 held.passed(read[-1])
-                self._heart.rest()  # so does a large batch, and linking what it brought
                 with metrics.APPLY_SECONDS.labels(self._topic).time():
-                    self._handler.apply(partition, entries, held.checkpoint)
+                    self._handler.apply(partition, entries, held.checkpoint, self._heart.beat)
                 held.check_at = time.monotonic() + _CHECK_S
                 metrics.APPLIED.labels(self._topic).inc(len(entries))
             for record in read:
@@ -270,7 +269,7 @@ class StateConsumer(Generic[Decoded]):
             held.confirm(streams[partition])
             if held.kept and held.renew(streams[partition], asked_ms):
                 with self._or_anew(partition):
-                    self._handler.apply(partition, [], held.checkpoint)
+                    self._handler.apply(partition, [], held.checkpoint, self._heart.beat)
 
     def _decode(self, records: list[Record]) -> tuple[list[Entry[Decoded]], list[Record], Record | None]:
         """What can be applied, the records that are through with it, and the first one that is too new to be read.

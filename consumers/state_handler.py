@@ -1,6 +1,6 @@
 """What keeps a state, as a consumer of its topic sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -10,6 +10,12 @@ from messages import MalformedMessage
 from messages.rules import identifier
 
 Decoded = TypeVar("Decoded")
+Beat = Callable[[], None]
+"""Says that the caller's thread is alive."""
+
+
+def silent() -> None:
+    """A beat that nobody listens to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,10 @@ class StateHandler(Protocol[Decoded]):
     def take(self, partition: int) -> Checkpoint | None:
         """Become the writer of this partition's state; where it stands, None for the beginning."""
 
-    def apply(self, partition: int, entries: Sequence[Entry[Decoded]], checkpoint: Checkpoint) -> None:
-        """Apply records, perhaps none, and the position after them.
+    def apply(
+        self, partition: int, entries: Sequence[Entry[Decoded]], checkpoint: Checkpoint, beat: Beat = silent
+    ) -> None:
+        """Apply records, perhaps none, and the position after them; what takes long calls ``beat`` now and then.
 
         Raises `StoreError` when the outcome is refused or unknown.
         """

@@ -156,7 +156,9 @@ def test_what_many_link_to_is_forgotten_piece_by_piece(stage: Stage, monkeypatch
     monkeypatch.setattr("consumers.item_writer._FORGETTING", 3)
     monkeypatch.setattr("consumers.item_writer._LINKED", 4)
     writer, items = handler(stage), make_items(30)
-    writer.apply(0, entries(items), upto(30))
+    beat = Mock()
+    writer.apply(0, entries(items), upto(30), beat)
+    assert beat.call_count == 8, "one for each piece: what takes long is seen to live"
     written = stage.mirror().seq
     assert written > 1 + 1, "one batch for the items, and several for their links"
     writer.apply(0, [entry(item.id, None, 30 + n) for n, item in enumerate(items[:4])], upto(34))

@@ -13,6 +13,7 @@ from consumers.events import Assigned, Record, Revoked
 from consumers.graveyard import bury_all
 from consumers.offsets import Ticket
 from consumers.state_consumer import StateConsumer
+from consumers.state_handler import Beat, silent
 from index_store import (
     Batch,
     Checkpoint,
@@ -241,7 +242,7 @@ class Handler:
         topic = self.topic
         return Checkpoint(self.offset, topic.cluster_id, topic.topic_id, topic.partitions, 0)
 
-    def apply(self, partition: int, entries: Iterable[Any], checkpoint: Checkpoint) -> None:
+    def apply(self, partition: int, entries: Iterable[Any], checkpoint: Checkpoint, beat: Beat = silent) -> None:
         """Keep the keys, or raise the next refusal."""
         if self.refusals and (refusal := self.refusals.pop(0)):
             raise refusal

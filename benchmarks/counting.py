@@ -96,6 +96,9 @@ class Counting:
         self._count(rows, lanes, Cost(pair.fixed + gradient.fixed, pair.each + gradient.each), 2 * self._costs.step)
         return self._metric.score_with_tangents(state, rows, users, lanes)
 
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> None:
+        """None: asked each time, so as to count."""
+
     def _count(self, rows: torch.Tensor, lanes: torch.Tensor, cost: Cost, step: int) -> None:
         mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
         self.pairs[mine] += counts

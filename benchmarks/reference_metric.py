@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from benchmarks import reference_plain as plain
 from benchmarks.narrow_state import State, widen
 from engine.kernels.exponentials import exp
+from engine.kernels.hops import HopKernel, take_parts
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_onto
 from engine.kernels.scoring import count_rows
 from engine.kernels.threads import over_lanes
@@ -173,6 +174,10 @@ class ReferenceMetric:
         """δ float32[n, p] and its tangents float32[n, p, 65]."""
         return self._scored(state, rows, users, lanes, derive=True)
 
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
+        """Scored by `score_pairs`."""
+        return HopKernel(hop_pairs, self.stored(state), (ReferenceUsers(*users), self._layers))
+
     def _scored(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,7 +186,7 @@ class ReferenceMetric:
             return plain.score_pairs(state, rows, ReferenceUsers(*users), lanes, layers, derive=derive)
         scores, tangents, (_, *pairs) = pair_arrays(state, rows, lanes, derive=derive)
         over_lanes(
-            score_pairs, len(rows), self.stored(state), *pairs, ReferenceUsers(*users), self._layers, scores,
+            score_pairs, len(rows), self.stored(state), *pairs, (ReferenceUsers(*users), self._layers), scores,
             tangents, derive,
         )  # fmt: skip
         return torch.from_numpy(scores), torch.from_numpy(tangents)
@@ -242,8 +247,9 @@ def fold_users(first, last, state, histories, lanes, layers, users):  # type: ig
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents, derive):  # type: ignore[no-untyped-def]
+def score_pairs(first, last, state, rows, lanes, own, scores, tangents, derive):  # type: ignore[no-untyped-def]
     """Scores and, where ``derive``, tangents, as the kernels of `engine.kernels.scoring` give them."""
+    users, layers = own
     dimensions = len(layers.user)
     x = np.zeros((_TILE, dimensions), np.float32)
     hidden, second = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, SECOND), np.float32)
@@ -302,6 +308,12 @@ def score_pairs(first, last, state, rows, lanes, users, layers, scores, tangents
                         tangents[line, start + i, d] = g[i, d]
                         intercept -= g[i, d] * x[i, d]
                     tangents[line, start + i, dimensions] = intercept
+
+
+@njit(nogil=True, cache=True)
+def hop_pairs(shared, rows, items, lanes, matrix_unit, state, own):  # type: ignore[no-untyped-def]
+    """See `engine.kernels.hops.take_parts`."""
+    take_parts(score_pairs, shared, rows, items, lanes, matrix_unit, state, own)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)

@@ -1,17 +1,19 @@
 """The engine on a challenge: an index of its items, its queries, exact answers, and what a search of them takes."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from benchmarks.best_keys import BestKeys, keep_best
 from benchmarks.challenges import Challenge
 from benchmarks.counting import Counting, choosing
 from benchmarks.machine import THREADS
 from engine.graph import GraphParams, plan_insert
 from engine.index import ItemIndex
-from engine.kernels.threads import each_on_its_thread
+from engine.kernels.threads import in_parts
 from engine.query import Query, SearchParams
 from engine.relevance import plan_relevant
 from engine.search import ParallelSearch, answered
@@ -138,36 +140,30 @@ class Bench:
         """Those that match scored, each thread for queries of its own: int64[n, K], −1 behind the last."""
         every, found = np.ones(self.index.rows, dtype=bool), np.full((len(queries), K), -1)
 
-        def answer(part: int) -> None:
-            for line in range(part, len(queries), THREADS):
-                query, lane = queries[line], np.array([line])
-                rows = np.flatnonzero(every if query.mask is None else query.mask)
-                best = self.best([query], rows[None], lane)[0]
-                found[line, : len(best)] = best
+        def answer(line: int) -> None:
+            query, lane = queries[line], np.array([line])
+            rows = np.flatnonzero(every if query.mask is None else query.mask)
+            best = self.best([query], rows[None], lane)[0]
+            found[line, : len(best)] = best
 
-        each_on_its_thread(answer, THREADS)
+        in_parts(answer, len(queries), THREADS)
         return found
 
     def _all(self, queries: Sequence[Query]) -> np.ndarray:
-        """All scored, each thread for blocks of its own, which are in the cache for all queries: int64[n, K]."""
+        """All scored, a thread a block at a time, which is in the cache for all queries: int64[n, K]."""
         metric, state, lanes = self.index.metric, self.index.state, np.arange(len(queries))
         metric.encode_users(queries, state, self._users, lanes)
-        who, scores = torch.from_numpy(lanes).to(state.device), np.empty((len(lanes), self.index.rows), np.float32)
-        found = np.full((len(queries), K), -1)
+        who, best, lock = torch.from_numpy(lanes).to(state.device), BestKeys.of(len(lanes), K), threading.Lock()
 
         def score(part: int) -> None:
-            for start in range(part * _BLOCK, self.index.rows, THREADS * _BLOCK):
-                block = np.arange(start, min(self.index.rows, start + _BLOCK))
-                rows = torch.from_numpy(np.repeat(block[None], len(lanes), axis=0)).to(state.device)
-                scores[:, start : start + _BLOCK] = metric.score(state, rows, self._users, who).cpu().numpy()
+            first, last = part * _BLOCK, min(self.index.rows, (part + 1) * _BLOCK)
+            rows = torch.from_numpy(np.repeat(np.arange(first, last)[None], len(lanes), axis=0)).to(state.device)
+            scores = metric.score(state, rows, self._users, who).cpu().numpy()
+            with lock:
+                keep_best(scores, first, *best)
 
-        def select(part: int) -> None:
-            best = np.argpartition(scores[part::THREADS], -min(K, self.index.rows), axis=1)[:, -K:]
-            found[part::THREADS, : best.shape[1]] = best
-
-        each_on_its_thread(score, THREADS)
-        each_on_its_thread(select, THREADS)
-        return found
+        in_parts(score, -(-self.index.rows // _BLOCK), THREADS)
+        return best.rows()
 
     def best(self, queries: Sequence[Query], rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The best K of rows int64[n, p] for each query, int64[n, ≤ K].

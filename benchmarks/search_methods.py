@@ -11,7 +11,10 @@ from benchmarks.learned_peers import Hnsw, NannParams, nann, sl2g
 from benchmarks.machine import THREADS
 from benchmarks.search_bench import Bench, Found, K
 from engine.index import ItemIndex
-from engine.kernels.threads import each_on_its_thread
+from engine.kernels.threads import in_parts
+
+_PARTS = 4 * THREADS
+"""Among so many parts queries are dealt out to threads."""
 
 
 class Peers(Bench):
@@ -34,11 +37,11 @@ class Peers(Bench):
         found = np.empty((len(self.queries), K), np.int64)
 
         def answer(part: int) -> None:
-            lanes = np.arange(part, len(self.queries), THREADS)
+            lanes = np.arange(part, len(self.queries), _PARTS)
             candidates = self._by_product.knn_query(self._means[lanes], k=count, num_threads=1)[0].astype(np.int64)
-            found[lanes] = self.best(self.queries[part::THREADS], candidates, lanes)
+            found[lanes] = self.best(self.queries[part::_PARTS], candidates, lanes)
 
-        each_on_its_thread(answer, THREADS)
+        in_parts(answer, _PARTS, THREADS)
         return Found(found)
 
     def sl2g(self, ef: int) -> Found:

@@ -130,6 +130,11 @@ class Lanes:
         """int64[n]: the lanes that hold no query."""
         return np.flatnonzero(~self.running)
 
+    def later(self, lanes: np.ndarray) -> np.ndarray:
+        """bool[n]: which of the lanes int64[n] have a round behind their next step, that will want its tangents."""
+        later: np.ndarray = self.rounds[lanes] > (self.stages[lanes] != SEEDS)
+        return later
+
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
         known = max(0, self.marks.shape[1] - 1)

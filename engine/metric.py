@@ -13,7 +13,8 @@ import torch
 from engine import tiles
 from engine.columns import read_each, write
 from engine.errors import InvalidColumns, InvalidQuery
-from engine.kernels.scoring import score_vectors
+from engine.kernels.hops import HopKernel
+from engine.kernels.scoring import hop_vectors, score_vectors
 from engine.kernels.threads import over_lanes
 from engine.query import Query
 
@@ -53,6 +54,12 @@ class Metric(Protocol):
         """The same, and tangents float32[n, p, S + 1]: the gradient by the row's state, and an intercept.
 
         A row of state s near by is worth about gradient · s + intercept.
+        """
+
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
+        """For a compiled metric how compiled code scores for itself; None for a metric that is to be asked each time.
+
+        What a subclass that scores differently inherits is not what it scores.
         """
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
@@ -110,6 +117,10 @@ class VectorMetric:
         scores = self.score(state, rows, users, lanes)
         return scores, with_intercepts(scores, 2 * (own - items) if self.squared else own, items)
 
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
+        """Scored by `engine.kernels.scoring.score_vectors`."""
+        return HopKernel(hop_vectors, state.numpy(), self._own(users))
+
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Nothing is known of an item but its vector."""
         return None
@@ -133,8 +144,12 @@ class VectorMetric:
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state, rows, lanes, derive=derive)
-        over_lanes(score_vectors, len(rows), self.squared, *given, users[0].numpy(), scores, tangents, derive)
+        over_lanes(score_vectors, len(rows), *given, self._own(users), scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
+
+    def _own(self, users: Users) -> tuple[np.ndarray, bool]:
+        """What kernels read beside the state."""
+        return users[0].numpy(), self.squared
 
 
 class InnerProduct(VectorMetric):

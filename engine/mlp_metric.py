@@ -18,7 +18,8 @@ from engine import tiles
 from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
 from engine.kernels.float_products import QUAD
-from engine.kernels.histories import fold_histories, score_histories
+from engine.kernels.histories import fold_histories, hop_histories, score_histories
+from engine.kernels.hops import HopKernel
 from engine.kernels.products import PANEL, padded
 from engine.kernels.threads import over_lanes
 from engine.metric import (
@@ -133,13 +134,20 @@ class MlpMetric:
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=True)
         return self._plain(state, rows, MlpUsers(*users), lanes)
 
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
+        """Scored by `engine.kernels.histories.score_histories`."""
+        return HopKernel(hop_histories, state.numpy(), self._own(MlpUsers(*users)))
+
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         scores, tangents, given = pair_arrays(state.contiguous(), rows, lanes, derive=derive)
-        weights = (self.dimensions, self._prior, np.float32(self._touched_bonus))
-        over_lanes(score_histories, len(rows), *given, users, *weights, scores, tangents, derive)
+        over_lanes(score_histories, len(rows), *given, self._own(users), scores, tangents, derive)
         return torch.from_numpy(scores), torch.from_numpy(tangents)
+
+    def _own(self, users: MlpUsers) -> tuple[MlpUsers, int, int, np.float32]:
+        """What kernels read beside the state."""
+        return users, self.dimensions, self._prior, np.float32(self._touched_bonus)
 
     def _plain(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor

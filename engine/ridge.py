@@ -85,6 +85,9 @@ class RidgeTangents:
         tangents = with_intercepts(scores, gradients, state[rows.clamp(min=0)]).nan_to_num(0.0, _LARGE, -_LARGE)
         return scores, tangents.masked_fill_((rows == _NO_ROW)[:, :, None], 0.0)
 
+    def hop_kernel(self, state: torch.Tensor, users: Users) -> None:
+        """None: tangents are fitted in torch."""
+
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """What the metric knows of items alone."""
         return self._metric.prior(state)

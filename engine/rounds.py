@@ -5,17 +5,17 @@ whole catalogue that lie farthest in the direction of a few middles of the gradi
 alone does not reach, for a fraction of its evaluations.
 
 In plain torch, on any device, all lanes in one operation: the host is never asked, so a GPU is never waited for.
-`engine.kernels.steps` has `choose` and `merge` in compiled code, for CPUs. What is chosen is live and unvisited, within
+`engine.kernels.steps` does the same in compiled code, on CPUs. What is chosen is live and unvisited, within
 the budget, and visited from then on. Common arguments of the choices: chosen int64[n], lanes; lines int64[n], the line
 of each in table: int64[m, p], which is filled with rows to score, −1 behind them, and counts: int64[m], how many.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from engine.columns import moved
+from engine.columns import back, moved
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
@@ -25,19 +25,40 @@ from engine.kernels.stages import BARREN, ENTERED, FAR, FILL, FULL, NEAR, SEEDS
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
 
 
-class Rounds(Protocol):
-    """What a search computes with: this module, or `engine.kernels.steps`."""
+def hop(
+    index: ItemIndex, lanes: Lanes, running: np.ndarray, _threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose, score and merge for lanes int64[n].
 
-    def choose(
-        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor
-    ) -> None:
-        """See `choose`."""
+    Returns these lanes in any order, how many pairs each scored, int64[n], and what that did to it, uint8[n]: bits of
+    `engine.kernels.stages`. How many threads are worth waking only compiled code asks; torch knows by itself.
+    """
+    return hop_by(choose, merge, index, lanes, running)
 
-    def merge(
-        self, index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor,
-        scores: torch.Tensor, tangents: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
-        """See `merge`."""
+
+def hop_by(
+    choose: Callable[..., None], merge: Callable[..., torch.Tensor], index: ItemIndex, lanes: Lanes, running: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A hop whose pairs the metric is asked for, between functions like `choose` and `merge`."""
+    later, device = lanes.later(running), index.device
+    chosen, derived = np.concatenate([running[later], running[~later]]), int(np.count_nonzero(later))
+    widest = int(lanes.wanted[chosen].max())
+    empty = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), int), np.zeros(len(chosen), np.uint8)
+    table, counts, done = (torch.from_numpy(column).to(device, non_blocking=True) for column in empty)
+    if widest > 0:  # something was given to somebody
+        choose(index, lanes, chosen, table, counts)
+        mine = torch.from_numpy(chosen).to(device, non_blocking=True)
+        for part in (slice(0, derived), slice(derived, len(chosen))):
+            if part.start == part.stop:
+                continue
+            pairs, tangents = (index.state, table[part], lanes.users, mine[part]), None
+            if part.start < derived:
+                scores, tangents = index.metric.score_with_tangents(*pairs)
+            else:
+                scores = index.metric.score(*pairs)
+            done[part] = merge(index, lanes, chosen[part], table[part], counts[part], scores, tangents)
+    counted, did = back(counts, done)
+    return chosen, counted, did
 
 
 def choose(index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor) -> None:

@@ -14,15 +14,13 @@ import numpy as np
 import torch
 
 from engine import rounds as plain
-from engine.columns import back, read
+from engine.columns import read
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
-from engine.kernels.stages import CONVERGED, FAR, SEEDS, SPENT, advance
-from engine.kernels.threads import each_on_its_thread
+from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
 from engine.lanes import NO_ROW, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
-from engine.rounds import Rounds
 
 QUIET_ROUNDS = 2
 """A lane ends its rounds early when so many of them, one near and one far, brought nothing new among its results."""
@@ -45,7 +43,7 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
-        self._rounds: Rounds = plain if index.sketch is None else compiled
+        self._hop_of = plain.hop if index.sketch is None else compiled.hop
         self._scanned = False
         self._lane_seconds = 0.0
 
@@ -84,7 +82,7 @@ class ParallelSearch:
         if len(running) == 0:
             return expired
         lanes.fit(self.index)
-        spent, converged = self._advance(running, *self._hop(running))
+        spent, converged = self._advance(*self._hop(running))
         return expired + self._retire(spent, Stop.BUDGET) + self._retire(converged, Stop.CONVERGED)
 
     def cancel(self, lane: int) -> None:
@@ -133,55 +131,15 @@ class ParallelSearch:
         self._scanned = several > 0 and (not self._scanned or 3 * several >= len(far))
         return running if self._scanned else running[~far]
 
-    def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Choose, score and merge for lanes int64[n]: how many pairs, int64[n], and what that did, uint8[n].
-
-        On a CPU each thread takes its lanes through all of it: they wait for each other once a step.
-        """
-        counts, done = np.zeros(len(running), dtype=np.int64), np.zeros(len(running), dtype=np.uint8)
-        parts = self._threads(len(running))
-        later = self.lanes.rounds[running] > (self.lanes.stages[running] != SEEDS)
-        hands = dealt(later, parts)
-
-        def hop(part: int) -> None:
-            mine = hands[part]
-            counts[mine], done[mine] = back(*self._hop_alone(running[mine], int(np.count_nonzero(later[mine]))))
-
+    def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose, score and merge for lanes int64[n]: see `engine.rounds.hop`."""
+        worth = int(len(running) * self._lane_seconds / THREAD_SECONDS)
+        threads = max(1, min(torch.get_num_threads(), len(running), worth))
         began = time.perf_counter()
-        each_on_its_thread(hop, parts)
-        seconds = (time.perf_counter() - began) * parts / len(running)
+        outcome = self._hop_of(self.index, self.lanes, running, threads)
+        seconds = (time.perf_counter() - began) * threads / len(running)
         self._lane_seconds += _SMOOTHING * (seconds - self._lane_seconds)
-        return counts, done
-
-    def _threads(self, lanes: int) -> int:
-        """On how many threads so many lanes make a hop, by how long a lane took lately."""
-        if self._rounds is not compiled:
-            return 1
-        return max(1, min(torch.get_num_threads(), lanes, int(lanes * self._lane_seconds / THREAD_SECONDS)))
-
-    def _hop_alone(self, chosen: np.ndarray, derived: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose rows for lanes int64[n], score them, with tangents for the first ``derived`` lanes, and merge them.
-
-        Returns how many pairs each lane scored, int64[n], and what that did, uint8[n], both on the device.
-        """
-        index, lanes, device = self.index, self.lanes, self.index.device
-        widest = int(lanes.wanted[chosen].max())
-        empty = np.full((len(chosen), widest), NO_ROW), np.zeros(len(chosen), int), np.zeros(len(chosen), np.uint8)
-        table, counts, done = (torch.from_numpy(column).to(device, non_blocking=True) for column in empty)
-        if widest == 0:  # nothing was given to anybody
-            return counts, done
-        self._rounds.choose(index, lanes, chosen, table, counts)
-        for first, last, derive in ((0, derived, True), (derived, len(chosen), False)):
-            if first == last:
-                continue
-            part, tangents = slice(first, last), None
-            rows, mine = table[part], torch.from_numpy(chosen[part]).to(device, non_blocking=True)
-            if derive:
-                scores, tangents = index.metric.score_with_tangents(index.state, rows, lanes.users, mine)
-            else:
-                scores = index.metric.score(index.state, rows, lanes.users, mine)
-            done[part] = self._rounds.merge(index, lanes, chosen[part], rows, counts[part], scores, tangents)
-        return counts, done
+        return outcome
 
     def _advance(self, chosen: np.ndarray, counts: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Set what every lane does next; returns those that spent their budgets and those that have converged."""
@@ -204,15 +162,6 @@ class ParallelSearch:
         ]
         lanes.release(done)
         return list(zip(done.tolist(), answers, strict=True))
-
-
-def dealt(later: np.ndarray, parts: int) -> list[np.ndarray]:
-    """The places of bool[n], n ≥ parts, dealt out among so many: to each int64[≥ 1], first those that are ``later``.
-
-    Those lanes' tangents a later round will want: to score them takes longest, so everybody gets as many.
-    """
-    in_order = np.concatenate([later.nonzero()[0], (~later).nonzero()[0]])
-    return [in_order[part::parts] for part in range(parts)]
 
 
 def search(index: ItemIndex, queries: Sequence[Query], lanes: int = 64) -> list[Answer]:

@@ -13,6 +13,7 @@ from engine.behavior_codes import OTHER_ONLY, TARGET_ONLY
 from engine.kernels import UNCOUNTED
 from engine.kernels.exponentials import add_and_find_largest, exp, exponentiate, log
 from engine.kernels.float_products import QUAD
+from engine.kernels.hops import take_parts
 from engine.kernels.instructions import LANES
 from engine.kernels.products import multiply, multiply_rows
 from engine.kernels.scoring import count_rows
@@ -74,13 +75,14 @@ class Tile(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def score_histories(first, last, state, rows, lanes, users, dimensions, prior, bonus, scores, tangents, derive):
+def score_histories(first, last, state, rows, lanes, own, scores, tangents, derive):
     """The learned metric: log of a sum of exponentials of products with the lane's history.
 
-    users: the columns of `engine.mlp_metric.MlpUsers`. A state is so many dimensions, then the row's own bias; column
-    ``prior`` is its prior. bonus is what a touched row gets. An item does not count for itself, but it does for what is
-    close to it: tangents are those of a neighbour.
+    own: the columns of `engine.mlp_metric.MlpUsers`, and how a state is read: so many dimensions, then the row's own
+    bias; column ``prior`` is its prior. bonus is what a touched row gets. An item does not count for itself, but it
+    does for what is close to it: tangents are those of a neighbour.
     """
+    users, dimensions, prior, bonus = own
     longest, width = users.vectors.shape[1], users.vectors.shape[2]
     lines = np.zeros((8, LANES), np.float32)
     tile = Tile(
@@ -90,6 +92,12 @@ def score_histories(first, last, state, rows, lanes, users, dimensions, prior, b
     )  # fmt: skip
     for i in range(first, last):
         _score_line(state, rows, i, lanes[i], users, dimensions, prior, bonus, scores, tangents, derive, tile)
+
+
+@njit(nogil=True, cache=True)
+def hop_histories(shared, rows, items, lanes, matrix_unit, state, own):
+    """See `engine.kernels.hops.take_parts`."""
+    take_parts(score_histories, shared, rows, items, lanes, matrix_unit, state, own)
 
 
 @njit(**UNCOUNTED)

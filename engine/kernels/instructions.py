@@ -87,6 +87,16 @@ def prefetch(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def fetch_add(typing: Any, address: Any) -> Any:
+    """Add 1 to the int64 at an address, which other threads may be adding to; returns what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", pointer(builder, arguments[0], LONG), LONG(1), "monotonic")
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
 def float_of_bits(typing: Any, bits: Any) -> Any:
     """The float32 whose bits are this int32."""
 

@@ -1,15 +1,16 @@
 """Scores and gradients of pairs in compiled code: of vectors here, of the learned metric in `engine.kernels.histories`.
 
-Common arguments of both: rows int64[n, P], −1 behind the last, of whose line i all are scored for lane lanes[i]; scores
-float32[n, P] are filled, with −inf behind the last, and, where ``derive``, tangents float32[n, P, S + 1], as far as
-there are rows: a gradient by the state and the intercept, so that a row of state s near by is worth about gradient · s
-+ intercept.
+Common arguments of both: rows int64[n, P], −1 behind the last, of whose line i all are scored for lane lanes[i]; own,
+what the metric reads beside the state; scores float32[n, P] are filled, with −inf behind the last, and, where
+``derive``, tangents float32[n, P, S + 1], as far as there are rows: a gradient by the state and the intercept, so that
+a row of state s near by is worth about gradient · s + intercept.
 """
 
 import numpy as np
 from numba import njit
 
 from engine.kernels import UNCOUNTED
+from engine.kernels.hops import take_parts
 
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean something here
 
@@ -25,8 +26,9 @@ def count_rows(rows, scores, line):
 
 
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
-def score_vectors(first, last, squared, state, rows, lanes, users, scores, tangents, derive):
-    """Inner products with users float32[lanes, D], or negative squared distances from them."""
+def score_vectors(first, last, state, rows, lanes, own, scores, tangents, derive):
+    """Inner products with users float32[lanes, D], or, where ``squared``, negative squared distances from them."""
+    users, squared = own
     dimensions = users.shape[1]
     for i in range(first, last):
         lane = lanes[i]
@@ -46,3 +48,9 @@ def score_vectors(first, last, squared, state, rows, lanes, users, scores, tange
                     tangents[i, p, d] = difference if squared else users[lane, d]
                     total -= tangents[i, p, d] * state[row, d]
                 tangents[i, p, dimensions] = total
+
+
+@njit(nogil=True, cache=True)
+def hop_vectors(shared, rows, items, lanes, matrix_unit, state, own):
+    """See `engine.kernels.hops.take_parts`."""
+    take_parts(score_vectors, shared, rows, items, lanes, matrix_unit, state, own)

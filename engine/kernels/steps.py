@@ -1,14 +1,54 @@
-"""What a step does beside scoring, in compiled code: the functions of `engine.rounds`, on CPUs."""
+"""A step in compiled code: the functions of `engine.rounds`, on CPUs."""
 
 import numpy as np
 import torch
 
+from engine import rounds as plain
 from engine.index import ItemIndex
 from engine.kernels import merging, rounds
 from engine.kernels.byte_products import matrix_unit
+from engine.kernels.hops import Hop
+from engine.kernels.stages import FAR
+from engine.kernels.threads import in_parts
 from engine.lanes import Lanes
 
+TOGETHER = 4
+"""Lanes that a thread takes through a hop at a time: what is worked out of them stays in its cache."""
+
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
+
+
+def hop(index: ItemIndex, lanes: Lanes, running: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """See `engine.rounds.hop`. Threads share the lanes out as they get ready, and wait for each other once."""
+    kernel = index.metric.hop_kernel(index.state, lanes.users)
+    if kernel is None:
+        return plain.hop_by(choose, merge, index, lanes, running)
+    chosen, parts = dealt(running, lanes.stages[running] == FAR, lanes.later(running), threads)
+    widest = int(lanes.wanted[chosen].max())
+    counts, done = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.uint8)
+    if widest > 0:  # something was given to somebody
+        shared = Hop(chosen, parts, np.zeros(1, np.int64), widest, counts, done)
+        columns = index.rows, index.columns, lanes.columns, matrix_unit()
+        in_parts(lambda _: kernel.hop(shared, *columns, kernel.state, kernel.own), threads, threads)
+    return chosen, counts, done
+
+
+def dealt(running: np.ndarray, far: np.ndarray, later: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lanes int64[n] part by part, and parts int64[m, 3]: where each begins, where its ``later`` end, where it does.
+
+    Those that look ``far``, bool[n], share what they read: as many parts of them as there are threads. The tangents of
+    those that are ``later``, bool[n], will be wanted, which takes longest: every part gets as many.
+    """
+    in_order = np.lexsort((~later, ~far))
+    looking = np.arange(np.count_nonzero(far))
+    others = np.arange(len(far) - len(looking))
+    several = min(len(looking), threads)
+    among = max(1, min(len(others), max(threads, -(-len(others) // TOGETHER))))
+    part = np.concatenate([looking % max(1, several), several + others % among])
+    ends, derived = np.bincount(part).cumsum(), np.bincount(part, later[in_order]).astype(np.int64)
+    begins = np.append(0, ends[:-1])
+    chosen = running[in_order[part.argsort(kind="stable")]]
+    return chosen, np.stack([begins, begins + derived, ends], axis=1)
 
 
 def choose(index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor) -> None:

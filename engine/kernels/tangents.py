@@ -38,7 +38,8 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, places, found
         if p < count:  # what the next parent links to is on its way while this one's is read
             for n in range(degree):
                 row = links[parents[p], n]
-                prefetch(codes_at + row * width)
+                for offset in range(0, width, 64):
+                    prefetch(codes_at + row * width + offset)
                 prefetch(marks_at + row)
         if p == 0:
             continue

@@ -5,45 +5,50 @@ Not numba's own parallel loops: these may not be run from several threads at onc
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from itertools import pairwise
-from typing import TypeVar
 
 import torch
 
-Result = TypeVar("Result")
+PARTS = 4
+"""Parts of a kernel's lanes for each thread, so that one that is slower than the others can leave them some."""
 
 _local = threading.local()
 
 
-def each_on_its_thread(work: Callable[[int], Result], parts: int) -> list[Result]:
-    """``work(part)`` for each part, on a thread of its own; what it calls `over_lanes` for stays there."""
+def in_parts(work: Callable[[int], None], parts: int, threads: int) -> None:
+    """``work(part)`` for each part; a thread takes the next when it is ready with one.
 
-    def alone(part: int) -> Result:
+    What it calls `over_lanes` for stays on that thread.
+    """
+    waiting = iter(range(parts))
+
+    def take() -> None:
         _local.alone = True
         try:
-            return work(part)
+            for part in waiting:
+                work(part)
         finally:
             _local.alone = False
 
-    others = [_pool(parts).submit(alone, part) for part in range(1, parts)]
-    return [alone(0), *(other.result() for other in others)]
+    others = [_pool(threads).submit(take) for _ in range(1, threads)]
+    try:
+        take()
+    finally:
+        wait(others)  # whatever happened here, nobody works on when this returns
+    for other in others:
+        other.result()
 
 
 def over_lanes(kernel: Callable[..., None], count: int, *arguments: object) -> None:
     """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, on as many threads as torch may use."""
-    if count == 0:
+    threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), count)
+    if threads <= 1:
+        if count:
+            kernel(0, count, *arguments)
         return
-    parts = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), count)
-    if parts == 1:
-        kernel(0, count, *arguments)
-        return
-    mine, *rest = pairwise(count * part // parts for part in range(parts + 1))
-    others = [_pool(parts).submit(kernel, first, last, *arguments) for first, last in rest]
-    kernel(*mine, *arguments)
-    for other in others:
-        other.result()
+    parts = min(count, threads * PARTS)
+    in_parts(lambda part: kernel(count * part // parts, count * (part + 1) // parts, *arguments), parts, threads)
 
 
 @cache

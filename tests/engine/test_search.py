@@ -11,9 +11,10 @@ from engine.errors import InvalidColumns, InvalidQuery
 from engine.graph import GraphParams
 from engine.index import ItemIndex
 from engine.kernels.stages import GIVEN_ROWS
+from engine.kernels.steps import dealt
 from engine.metric import InnerProduct
 from engine.query import Answer, Query, SearchParams, Stop
-from engine.search import ParallelSearch, answered, dealt, exhaustive, search
+from engine.search import ParallelSearch, answered, exhaustive, search
 from tests.engine.indexes import DIMENSIONS, METRICS, device_of, insert, mlp_metric, random_index, random_query
 
 INDEXES = {name: random_index(make(), rows=300, device=device_of(name)) for name, make in METRICS.items()}
@@ -80,17 +81,24 @@ def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [(a.evaluations, a.steps) for a in shared] == [(a.evaluations, a.steps) for a in alone]
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 5))
-def test_every_lane_is_dealt_to_one_thread(later: list[bool], parts: int) -> None:
-    """Each once, nobody gets none, and those with tangents come first everywhere, evenly."""
-    parts = min(parts, len(later))
-    hands = dealt(np.array(later), parts)
-    assert len(hands) == parts
-    assert sorted(np.concatenate(hands).tolist()) == list(range(len(later)))
-    assert all(len(hand) for hand in hands)
-    firsts = [[later[place] for place in hand] for hand in hands]
-    assert all(flags == sorted(flags, reverse=True) for flags in firsts)
-    assert max(map(sum, firsts)) - min(map(sum, firsts)) <= 1
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(1, 5))
+def test_every_lane_is_dealt_out_once(flags: list[tuple[bool, bool]], threads: int) -> None:
+    """Part by part, none empty or mixed; those with tangents come first everywhere, evenly; few parts look far."""
+    far, later = np.array(flags).T
+    chosen, parts = dealt(10 + np.arange(len(flags)), far, later, threads)
+    places = chosen - 10
+    assert sorted(places.tolist()) == list(range(len(flags)))
+    assert parts[:, 0].tolist() == [0, *parts[:-1, 2].tolist()]
+    assert parts[-1, 2] == len(flags)
+    for first, middle, last in parts:
+        assert first < last
+        assert len(set(far[places[first:last]])) == 1
+        assert later[places[first:last]].tolist() == [place < middle for place in range(first, last)]
+    for looks in (True, False):
+        mine = [part for part in parts if far[places[part[0]]] == looks]
+        derived = [middle - first for first, middle, _ in mine] or [0]
+        assert max(derived) - min(derived) <= 1
+        assert len(mine) <= threads or not looks
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -1,0 +1,52 @@
+"""The best rows of a whole catalogue for many queries, kept while its blocks are scored one after the other."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numba import njit
+
+from engine.kernels.ranking import key_of, order_of, row_of, select, value_of
+
+_LOWEST = np.iinfo(np.int64).min
+
+
+class BestKeys(NamedTuple):
+    """For every query keys int64[Q, 2 · K] (`engine.kernels.ranking`), of which the first sizes int64[Q] are in use.
+
+    What is worth no more than floors int64[Q], the K-th best so far, is not among the best K.
+    """
+
+    keys: np.ndarray
+    sizes: np.ndarray
+    floors: np.ndarray
+
+    @classmethod
+    def of(cls, queries: int, count: int) -> Self:
+        """Those of so many queries that want so many rows each; nothing is kept yet."""
+        return cls(np.zeros((queries, 2 * count), np.int64), np.zeros(queries, np.int64), np.full(queries, _LOWEST))
+
+    def rows(self) -> np.ndarray:
+        """The best rows so far in any order: int64[Q, K], −1 behind the last."""
+        count = self.keys.shape[1] // 2
+        found = np.full((len(self.keys), count), -1)
+        for line, keys, size in zip(found, self.keys, self.sizes.tolist(), strict=True):
+            best = np.sort(keys[:size])[::-1][:count]
+            line[: len(best)] = [row_of(key) for key in best.tolist()]
+        return found
+
+
+@njit(nogil=True, cache=True)
+def keep_best(scores, first, keys, sizes, floors):  # type: ignore[no-untyped-def]
+    """Take rows in that are scored float32[Q, n], the first of them row ``first``, into the columns of `BestKeys`."""
+    count = keys.shape[1] // 2
+    for line in range(len(scores)):
+        for place in range(scores.shape[1]):
+            order = order_of(scores[line, place])
+            if order < floors[line]:
+                continue
+            keys[line, sizes[line]] = key_of(order, first + place)
+            sizes[line] += 1
+            if sizes[line] == keys.shape[1]:
+                select(keys, line, sizes[line], count)
+                sizes[line] = count
+                floors[line] = value_of(keys[line, :count].min())

@@ -13,9 +13,6 @@ from benchmarks.search_bench import Bench, Found, K
 from engine.index import ItemIndex
 from engine.kernels.threads import in_parts
 
-_PARTS = 4 * THREADS
-"""Among so many parts queries are dealt out to threads."""
-
 
 class Peers(Bench):
     """A bench with what other ways of searching need: hnswlib's graph, and faiss's by L2."""
@@ -34,14 +31,14 @@ class Peers(Bench):
         What the walk itself multiplies hnswlib does not tell; it is left out, in its favour.
         """
         self._by_product.set_ef(max(count, 64))
-        found = np.empty((len(self.queries), K), np.int64)
+        found, parts = np.empty((len(self.queries), K), np.int64), min(len(self.queries), 4 * THREADS)
 
         def answer(part: int) -> None:
-            lanes = np.arange(part, len(self.queries), _PARTS)
+            lanes = np.arange(part, len(self.queries), parts)
             candidates = self._by_product.knn_query(self._means[lanes], k=count, num_threads=1)[0].astype(np.int64)
-            found[lanes] = self.best(self.queries[part::_PARTS], candidates, lanes)
+            found[lanes] = self.best(self.queries[part::parts], candidates, lanes)
 
-        in_parts(answer, _PARTS, THREADS)
+        in_parts(answer, parts, THREADS)
         return Found(found)
 
     def sl2g(self, ef: int) -> Found:

@@ -1,6 +1,7 @@
 """The running batch: what every lane holds between two steps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -64,8 +65,16 @@ class Ranking:
         return self.rows[chosen, last] != NO_ROW
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What the first steps of a query score: rows int64[s], one list after the other, and whether it then goes on."""
+
+    rows: tuple[np.ndarray, ...]
+    walks: bool
+
+
 class Lanes:
-    """State of every lane. ``queries[lane]`` is None where a lane is free.
+    """State of every lane.
 
     On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
     beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
@@ -78,7 +87,6 @@ class Lanes:
     def __init__(self, count: int, index: ItemIndex) -> None:
         device = index.device
         self.count = count
-        self.queries: list[Query | None] = [None] * count
         self.users = index.metric.make_users(count, device)
         self.beam = Ranking(count, device)
         self.results = Ranking(count, device)
@@ -89,17 +97,16 @@ class Lanes:
         self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
         self.scored = torch.zeros(count, 0, dtype=torch.int32, device=device)
         self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
-        self.running, self.walks = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        self.running, self.walks, self.filtered = np.zeros((3, count), dtype=bool)
         self.deadlines = np.full(count, inf)
-        # Lines of one table, so that an admission writes them at once, in the order of `_numbers_of`.
-        self._numbers = np.zeros((14, count), dtype=np.int64)
-        self.budgets, self.widths, self.pairs, self.clusters, self.rounds, self.per_group, *numbers = self._numbers
-        self.givens, self.offered, self.wanted, self.stages, self.next_stages, *numbers = numbers
-        self.steps, self.quiet, self.evaluations = numbers
+        asked, reached = np.zeros((6, count), dtype=np.int64), np.zeros((8, count), dtype=np.int64)
+        self.budgets, self.widths, self.pairs, self.clusters, self.rounds, self.per_group = asked
+        self.givens, self.offered, self.wanted, self.stages, self.next_stages, *counts = reached
+        self.steps, self.quiet, self.evaluations = counts
         self._remember = index.sketch is not None
-        # Lanes in which other rows than those scored may be marked.
+        # Lanes in which other rows than those scored may be marked, and those that were marked at admission.
         self._whole = np.zeros(count, dtype=bool)
-        self._excluded: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * count
+        self._excluded: dict[int, np.ndarray] = {}
         self.progress = Progress(
             *(self.walks, self.stages, self.next_stages, self.givens, self.offered, self.wanted, self.pairs),
             *(self.steps, self.rounds, self.quiet, self.evaluations, self.budgets),
@@ -141,41 +148,37 @@ class Lanes:
         missing = len(index.versions) - known
         if missing > 0:
             # A row that did not exist at admission may be returned unless a filter chose the rows.
-            filtered = [query is not None and query.mask is not None for query in self.queries]
-            added = torch.tensor(filtered, device=index.device).to(torch.uint8) * BARRED
+            added = torch.from_numpy(self.filtered * np.uint8(BARRED)).to(index.device)
             self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(self.count, missing + 1)], dim=1)
             self._columns = None
 
-    def admit(
-        self, lanes: np.ndarray, queries: Sequence[Query], seeds: Sequence[np.ndarray], walks: np.ndarray
-    ) -> None:
-        """Put queries into free lanes int64[n]; ``seeds`` int64[s] are what the first steps of each score.
-
-        A lane that does not walk, bool[n], scores its seeds and nothing else.
-        """
-        givens = list(map(len, seeds))
-        k, beam = np.array([(query.params.k, query.params.beam) for query in queries]).T
-        numbers = np.array([_numbers_of(*each) for each in zip(queries, givens, walks.tolist(), strict=True)]).T
-        most = max(query.rounds * max(query.params.pairs, query.params.k) for query in queries)
-        self._reserve(int(beam.max()), int(k.max()), max(givens) + most, max(givens))
+    def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
+        """Put queries into free lanes int64[n], each with what its first steps score."""
+        k, beam, widths, pairs, clusters, rounds, budgets = np.array([_asked(query) for query in queries]).T
+        pairs = np.maximum(pairs, k)
+        walks = np.array([each.walks for each in given])
+        counts = np.array([sum(map(len, each.rows)) for each in given])
+        self._reserve(int(beam.max()), int(k.max()), int((counts + rounds * pairs).max()), int(counts.max()))
         self.beam.open(lanes, beam)
         self.results.open(lanes, k)
         self._mark(lanes, queries)
-        self._numbers[:, lanes] = numbers
-        self.walks[lanes], self.running[lanes] = walks, True
+        self._give(lanes, [rows for each in given for rows in each.rows], counts)
+        self.running[lanes], self.walks[lanes] = True, walks
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
-        for lane, query in zip(lanes.tolist(), queries, strict=True):
-            self.queries[lane] = query
-        # Side by side, since one may be given ten thousand and the others thirty.
-        firsts = np.repeat(np.cumsum(givens) - givens, givens)
-        write(self.given, (np.repeat(lanes, givens), np.arange(len(firsts)) - firsts), np.concatenate(seeds))
+        self.budgets[lanes], self.widths[lanes], self.pairs[lanes] = budgets, widths, pairs
+        self.clusters[lanes], self.rounds[lanes] = clusters, rounds * walks
+        self.per_group[lanes] = [query.per_group for query in queries]
+        # Who starts from rows that say nothing of the user looks far first.
+        self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
+        self.stages[lanes], self.wanted[lanes] = SEEDS, np.minimum(counts, GIVEN_ROWS)
+        for counted in (self.offered, self.steps, self.quiet, self.evaluations):
+            counted[lanes] = 0
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
         self.running[lanes] = False
+        self.filtered[lanes] = False
         self.deadlines[lanes] = inf
-        for lane in lanes:
-            self.queries[lane] = None
 
     def _reserve(self, beam: int, k: int, scored: int, given: int) -> None:
         """Widen the columns for what comes."""
@@ -197,17 +200,24 @@ class Lanes:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
         self._columns = None
 
+    def _give(self, lanes: np.ndarray, rows: list[np.ndarray], counts: np.ndarray) -> None:
+        """Write down what each lane scores first. Side by side, as one may be given ten thousand, the others thirty."""
+        self.givens[lanes] = counts
+        firsts = np.repeat(counts.cumsum() - counts, counts)
+        write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), np.concatenate(rows))
+
     def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
         """Bar what each query's filter leaves out and what it excludes; nothing else stays marked."""
         self._wipe(lanes)
-        self._whole[lanes] = [query.mask is not None for query in queries]
+        self.filtered[lanes] = [query.mask is not None for query in queries]
+        self._whole[lanes] = self.filtered[lanes]
         for lane, query in zip(lanes.tolist(), queries, strict=True):
-            self._excluded[lane] = query.excluded
             if query.mask is not None:
                 barred = np.full(self.marks.shape[1], BARRED, np.uint8)
                 barred[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
                 write(self.marks, np.array([lane]), barred)
             if len(query.excluded):
+                self._excluded[lane] = query.excluded
                 write(self.marks[lane], query.excluded, BARRED)
 
     def _wipe(self, lanes: np.ndarray) -> None:
@@ -216,17 +226,13 @@ class Lanes:
             write(self.marks, lanes, 0)
             return
         wipe(lanes, self._whole, self.columns)
-        for lane in lanes.tolist():
-            if len(self._excluded[lane]):
-                write(self.marks[lane], self._excluded[lane], 0)
+        for lane in self._excluded.keys() & set(lanes.tolist()):
+            write(self.marks[lane], self._excluded.pop(lane), 0)
 
 
-def _numbers_of(query: Query, given: int, walks: bool) -> tuple[int, ...]:
-    """What a lane begins with. Who starts from rows that say nothing of the user looks far first."""
-    asked, next_stage = query.params, NEAR if len(query.history_rows) else FAR
-    rounds = query.rounds if walks else 0
-    params = (asked.budget, asked.width, max(asked.pairs, asked.k), asked.clusters, rounds)
-    return *params, query.per_group, given, 0, min(given, GIVEN_ROWS), SEEDS, next_stage, 0, 0, 0
+def _asked(query: Query) -> tuple[int, ...]:
+    params = query.params
+    return params.k, params.beam, params.width, params.pairs, params.clusters, query.rounds, params.budget
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

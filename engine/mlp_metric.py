@@ -18,14 +18,13 @@ from engine import tiles
 from engine.behavior_codes import BEHAVIOR_CODES, OTHER_ONLY, TARGET_ONLY
 from engine.errors import InvalidColumns
 from engine.kernels.float_products import QUAD
-from engine.kernels.histories import fold_histories, hop_histories, score_histories
+from engine.kernels.histories import Histories, fold_histories, hop_histories, score_histories
 from engine.kernels.hops import HopKernel
 from engine.kernels.products import PANEL, padded
 from engine.kernels.threads import over_lanes
 from engine.metric import (
     Users,
     for_kernels,
-    padded_histories,
     pair_arrays,
     query_vector,
     runs_compiled,
@@ -188,34 +187,41 @@ class MlpMetric:
     def _encode_compiled(
         self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray
     ) -> None:
-        rows, codes, own, has_own = self._histories(queries)
         biases = (self._code_bias.numpy(), self._history_bias)
-        over_lanes(
-            fold_histories, len(queries), state.numpy(), rows, codes, own, has_own, *biases, lanes, users
-        )  # fmt: skip
+        over_lanes(fold_histories, len(queries), state.numpy(), self._histories(queries), *biases, lanes, users)
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
         """An own vector stands behind the last row."""
-        rows, codes, own, has_own = (torch.from_numpy(array).to(state.device) for array in self._histories(queries))
-        mine, code_bias = torch.from_numpy(lanes).to(state.device), self._code_bias.to(state.device)
-        rows, codes = torch.nn.functional.pad(rows, (0, 1), value=_NO_ROW), torch.nn.functional.pad(codes, (0, 1))
-        known = rows != _NO_ROW
-        lengths = known.sum(dim=1)
-        is_own = has_own[:, None] & (torch.arange(_LONGEST, device=state.device) == lengths[:, None])
-        vectors = state[rows, : self.dimensions] * known[:, :, None] + own[:, None] * is_own[:, :, None]
-        biases = (state[rows, self._history_bias] + code_bias[codes.long()]).masked_fill(~known, -torch.inf)
+        histories = self._histories(queries)
+        counts = np.diff(histories.ends, prepend=0)
+        lines = np.repeat(np.arange(len(queries)), counts)
+        where = lines, np.arange(len(lines)) - np.repeat(histories.ends - counts, counts)
+        padded_rows, padded_codes = np.full((len(queries), _LONGEST), _NO_ROW), np.zeros((len(queries), _LONGEST), int)
+        padded_rows[where], padded_codes[where] = histories.rows, histories.codes
+        rows, codes, own, mine = (
+            torch.from_numpy(array).to(state.device) for array in (padded_rows, padded_codes, histories.own, lanes)
+        )
+        owners = np.flatnonzero(histories.owners >= 0)
+        ends = tuple(torch.from_numpy(array).to(state.device) for array in (owners, counts[owners]))
+        known, code_bias = rows != _NO_ROW, self._code_bias.to(state.device)
+        vectors = state[rows, : self.dimensions] * known[:, :, None]
+        biases = (state[rows, self._history_bias] + code_bias[codes]).masked_fill(~known, -torch.inf)
+        vectors[ends], biases[ends] = own, code_bias[TARGET_ONLY]
         users.vectors[mine, :, : self.dimensions] = vectors
-        users.biases[mine] = torch.where(is_own, code_bias[TARGET_ONLY], biases)
+        users.biases[mine] = biases
         users.rows[mine] = rows
         users.touched[mine] = known & (codes == OTHER_ONLY)
-        users.lengths[mine] = lengths + has_own
+        users.lengths[mine] = torch.from_numpy(counts + (histories.owners >= 0)).to(state.device)
 
-    def _histories(self, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
-        """Rows int64[n, MAX_HISTORY], −1 behind them, codes int8, own vectors float32[n, D], and who has one."""
-        rows = padded_histories(queries, MAX_HISTORY)
-        codes, own = np.zeros(rows.shape, np.int8), np.zeros((len(queries), self.dimensions), np.float32)
-        for line, query in enumerate(queries):
-            codes[line, : len(query.history_codes[:MAX_HISTORY])] = query.history_codes[:MAX_HISTORY]
-            if query.vector is not None:
-                own[line] = query_vector(query.vector, self.dimensions)
-        return rows, codes, own, np.array([query.vector is not None for query in queries])
+    def _histories(self, queries: Sequence[Query]) -> Histories:
+        """Of each query the newest MAX_HISTORY items and, where it has one, its own vector."""
+        rows = [query.history_rows[:MAX_HISTORY] for query in queries]
+        own = [query_vector(query.vector, self.dimensions) for query in queries if query.vector is not None]
+        has_own = np.array([query.vector is not None for query in queries])
+        return Histories(
+            np.concatenate(rows, dtype=np.int64),
+            np.concatenate([query.history_codes[:MAX_HISTORY] for query in queries], dtype=np.int8),
+            np.cumsum([len(mine) for mine in rows]),
+            np.stack(own) if own else np.zeros((0, self.dimensions), np.float32),
+            np.where(has_own, has_own.cumsum() - 1, -1),
+        )

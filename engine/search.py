@@ -19,7 +19,7 @@ from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
 from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
-from engine.lanes import NO_ROW, Lanes
+from engine.lanes import NO_ROW, Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 
 QUIET_ROUNDS = 2
@@ -61,8 +61,7 @@ class ParallelSearch:
         chosen = free[: len(queries)]
         self.lanes.fit(self.index)
         self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
-        seeds, walks = zip(*(self._seeds(query) for query in queries), strict=True)
-        self.lanes.admit(chosen, queries, seeds, np.array(walks))
+        self.lanes.admit(chosen, queries, [self._given(query) for query in queries])
         numbers: list[int] = chosen.tolist()
         return numbers
 
@@ -108,14 +107,14 @@ class ParallelSearch:
             for query in queries:
                 self.check(query)
 
-    def _seeds(self, query: Query) -> tuple[np.ndarray, bool]:
-        """The rows that the first steps score, int64[s], and whether the search goes on from there."""
+    def _given(self, query: Query) -> Given:
+        """What the first steps of a query score: all that its filter lets through, where that is little, or seeds."""
         if query.mask is not None:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
-                return matching, False
+                return Given((matching,), walks=False)
         more = self.index.best if len(query.history_rows) >= ENOUGH_SEEDS else self.index.seeds
-        return np.concatenate([query.history_rows, more]), True
+        return Given((query.history_rows, more), walks=True)
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
@@ -155,9 +154,9 @@ class ParallelSearch:
             return []
         rows, scores = read(lanes.results.rows, done), read(lanes.results.scores, done)
         kept = (rows != NO_ROW) & (read(lanes.result_versions, done) == read(self.index.versions, rows))
-        counted = lanes.evaluations[done].tolist(), lanes.steps[done].tolist()
+        counted, whole = (lanes.evaluations[done].tolist(), lanes.steps[done].tolist()), bool(kept.all())
         answers = [
-            Answer(rows=mine[good], scores=values[good], evaluations=evaluations, steps=steps, stop=stop)
+            Answer(mine if whole else mine[good], values if whole else values[good], evaluations, steps, stop)
             for mine, values, good, evaluations, steps in zip(rows, scores, kept, *counted, strict=True)
         ]
         lanes.release(done)
@@ -195,7 +194,7 @@ def exhaustive(index: ItemIndex, queries: list[Query]) -> list[Answer]:
         unlimited = replace(query, params=SearchParams(k=query.params.k, beam=query.params.k))
         lane = np.zeros(1, dtype=np.int64)
         index.metric.encode_users([query], index.state, running.lanes.users, lane)
-        running.lanes.admit(lane, [unlimited], [everything], np.zeros(1, dtype=bool))
+        running.lanes.admit(lane, [unlimited], [Given((everything,), walks=False)])
         while running.free_lanes == 0:
             answers.extend(answer for _, answer in running.step())
     return answers

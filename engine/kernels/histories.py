@@ -19,31 +19,45 @@ from engine.kernels.products import multiply, multiply_rows
 from engine.kernels.scoring import count_rows
 
 
-@njit(nogil=True, cache=True)
-def fold_histories(first, last, state, rows, codes, own, has_own, code_bias, history_bias, lanes, users):
-    """Write the users of histories into lanes int64[n] of the columns of `engine.mlp_metric.MlpUsers`.
+class Histories(NamedTuple):
+    """What n users touched, newest first, one user after the other.
 
-    rows: int64[n, H], newest first, −1 behind the last, with codes: int8[n, H]. own: float32[n, D], for those who
-    has_own (bool[n]) one more item. code_bias: float32[codes]; history_bias names a column of the state.
+    rows: int64[m], with codes: int8[m]; those of user i end before ends[i], int64[n]. own: float32[o, D], one more item
+    each for those whose line it is in owners, int64[n], −1 for none.
     """
-    dimensions, longest = own.shape[1], users.vectors.shape[1]
+
+    rows: np.ndarray
+    codes: np.ndarray
+    ends: np.ndarray
+    own: np.ndarray
+    owners: np.ndarray
+
+
+@njit(nogil=True, cache=True)
+def fold_histories(first, last, state, histories, code_bias, history_bias, lanes, users):
+    """Write the users of `Histories` into lanes int64[n] of the columns of `engine.mlp_metric.MlpUsers`.
+
+    code_bias: float32[codes]; history_bias names a column of the state.
+    """
+    dimensions, longest = histories.own.shape[1], users.vectors.shape[1]
     for i in range(first, last):
-        lane, known = lanes[i], 0
+        lane, length = lanes[i], 0
         for h in range(longest):
             users.biases[lane, h], users.rows[lane, h], users.touched[lane, h] = -np.inf, -1, False
-        while known < rows.shape[1] and rows[i, known] >= 0:
-            row, code = rows[i, known], codes[i, known]
+        for place in range(histories.ends[i - 1] if i > 0 else 0, histories.ends[i]):
+            row, code = histories.rows[place], histories.codes[place]
             for d in range(dimensions):
-                users.vectors[lane, known, d] = state[row, d]
-            users.biases[lane, known] = state[row, history_bias] + code_bias[code]
-            users.rows[lane, known], users.touched[lane, known] = row, code == OTHER_ONLY
-            known += 1
-        if has_own[i]:
+                users.vectors[lane, length, d] = state[row, d]
+            users.biases[lane, length] = state[row, history_bias] + code_bias[code]
+            users.rows[lane, length], users.touched[lane, length] = row, code == OTHER_ONLY
+            length += 1
+        if histories.owners[i] >= 0:
             for d in range(dimensions):
-                users.vectors[lane, known, d] = own[i, d]
-            users.biases[lane, known] = code_bias[TARGET_ONLY]
-        users.lengths[lane] = known + has_own[i]
-        for h in range(users.lengths[lane]):
+                users.vectors[lane, length, d] = histories.own[histories.owners[i], d]
+            users.biases[lane, length] = code_bias[TARGET_ONLY]
+            length += 1
+        users.lengths[lane] = length
+        for h in range(length):
             for d in range(dimensions):
                 users.quads[lane, h // QUAD, d // QUAD, h % QUAD, d % QUAD] = users.vectors[lane, h, d]
 

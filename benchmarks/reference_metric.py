@@ -28,6 +28,7 @@ from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
 _TILE = 64
+_FOLDED_TOGETHER = 16
 _FAST = {"contract", "reassoc", "nsz", "arcp", "nnan"}
 
 
@@ -161,7 +162,7 @@ class ReferenceMetric:
             return
         over_lanes(
             fold_users, len(queries), self.stored(state), histories, lanes, self._layers,
-            ReferenceUsers(*users),
+            ReferenceUsers(*users), together=_FOLDED_TOGETHER,
         )  # fmt: skip
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:

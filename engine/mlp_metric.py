@@ -35,6 +35,7 @@ from engine.query import Query
 MAX_HISTORY = 127
 """History items that one lane weighs; older ones are left out."""
 
+_FOLDED_TOGETHER = 16
 _LONGEST = MAX_HISTORY + 1
 _NO_ROW = -1
 _TILES = 8_192
@@ -188,7 +189,8 @@ class MlpMetric:
         self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray
     ) -> None:
         biases = (self._code_bias.numpy(), self._history_bias)
-        over_lanes(fold_histories, len(queries), state.numpy(), self._histories(queries), *biases, lanes, users)
+        given = state.numpy(), self._histories(queries), *biases, lanes, users
+        over_lanes(fold_histories, len(queries), *given, together=_FOLDED_TOGETHER)
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
         """An own vector stands behind the last row."""

@@ -28,7 +28,7 @@ QUIET_ROUNDS = 2
 EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
 
-THREAD_SECONDS = 0.001
+THREAD_SECONDS = 0.0005
 """A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
 
 _SMOOTHING = 0.1

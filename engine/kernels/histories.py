@@ -114,7 +114,7 @@ def hop_histories(shared, rows, items, lanes, matrix_unit, state, own):
     take_parts(score_histories, shared, rows, items, lanes, matrix_unit, state, own)
 
 
-@njit(**UNCOUNTED)
+@njit(**UNCOUNTED, error_model="numpy")
 def _score_line(state, rows, i, lane, users, dimensions, prior, bonus, scores, tangents, derive, tile):
     """Score the rows of line i for a lane, tile by tile."""
     length = max(1, users.lengths[lane])
@@ -139,7 +139,7 @@ def _score_line(state, rows, i, lane, users, dimensions, prior, bonus, scores, t
                 _write_tangent(tile, t, dimensions, prior, tangents, i, start + t)
 
 
-@njit(**UNCOUNTED)
+@njit(nogil=True, cache=True, inline="always")
 def _add_biases(biases, tile):
     """Make logits of products, and find the peaks."""
     for t in range(LANES):
@@ -149,7 +149,7 @@ def _add_biases(biases, tile):
     )
 
 
-@njit(**UNCOUNTED)
+@njit(nogil=True, cache=True, inline="always")
 def _some_own(own_rows, tile):
     """Whether any row is in the lane's own history."""
     found = 0
@@ -159,7 +159,7 @@ def _some_own(own_rows, tile):
     return found > 0
 
 
-@njit(**UNCOUNTED)
+@njit(nogil=True, cache=True, inline="always")
 def _score_own(own_rows, touched, bonus, tile):
     """δ of the rows that are in the lane's own history, out of their logits."""
     for t in range(LANES):
@@ -177,7 +177,7 @@ def _score_own(own_rows, touched, bonus, tile):
             tile.scores[t] = peak + log(total) + (bonus if touched[own] else np.float32(0))
 
 
-@njit(**UNCOUNTED)
+@njit(nogil=True, cache=True, inline="always")
 def _weigh(biases, tile):
     """Raise e to the logits, and say what δ is around each row."""
     for t in range(LANES):
@@ -191,7 +191,7 @@ def _weigh(biases, tile):
         tile.around[t] = tile.peaks[t] + log(tile.totals[t])
 
 
-@njit(**UNCOUNTED, error_model="numpy")  # a score that overflows is its question's failure, not the worker's
+@njit(nogil=True, cache=True, inline="always")  # a score that overflows is its question's failure, not the worker's
 def _derive(vectors, tile):
     """The gradients by the rows' vectors: the history's vectors, each by its part in a row's total."""
     length = len(vectors)
@@ -206,7 +206,7 @@ def _derive(vectors, tile):
     multiply(weights, vectors, tile.no_bias, tile.gradients, LANES)
 
 
-@njit(**UNCOUNTED)
+@njit(nogil=True, cache=True, inline="always")
 def _write_tangent(tile, t, dimensions, prior, tangents, i, place):
     """The tangent of row t: by its vector, its own bias and its prior, and the intercept."""
     for d in range(dimensions):

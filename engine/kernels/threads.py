@@ -40,14 +40,18 @@ def in_parts(work: Callable[[int], None], parts: int, threads: int) -> None:
         other.result()
 
 
-def over_lanes(kernel: Callable[..., None], count: int, *arguments: object) -> None:
-    """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, on as many threads as torch may use."""
-    threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), count)
-    if threads <= 1:
+def over_lanes(kernel: Callable[..., None], count: int, *arguments: object, together: int = 1) -> None:
+    """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, on as many threads as torch may use.
+
+    together: so many, or all, make up a part: fewer are not worth the call.
+    """
+    most = max(1, count // together)
+    threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), most)
+    if threads == 1:
         if count:
             kernel(0, count, *arguments)
         return
-    parts = min(count, threads * PARTS)
+    parts = min(most, threads * PARTS)
     in_parts(lambda part: kernel(count * part // parts, count * (part + 1) // parts, *arguments), parts, threads)
 
 

@@ -1,13 +1,13 @@
-"""What a step does beside scoring: which rows a lane scores next, and where their scores belong.
+"""A step: which rows a lane scores next, and where their scores belong.
 
 *Near*: the graph neighbours of the best, by the first-order estimates of those who know them. *Far*: the rows of the
 whole catalogue that lie farthest in the direction of a few middles of the gradients. By turns they find what a walk
 alone does not reach, for a fraction of its evaluations.
 
 In plain torch, on any device, all lanes in one operation: the host is never asked, so a GPU is never waited for.
-`engine.kernels.steps` does the same in compiled code, on CPUs. What is chosen is live and unvisited, within
-the budget, and visited from then on. Common arguments of the choices: chosen int64[n], lanes; lines int64[n], the line
-of each in table: int64[m, p], which is filled with rows to score, −1 behind them, and counts: int64[m], how many.
+`engine.kernels.steps` does the same in compiled code, on CPUs. What is chosen is live and unvisited, within the budget,
+and visited from then on. Common arguments of the choices: chosen int64[n], lanes; lines int64[n], the line of each in
+table: int64[m, p], which is filled with rows to score, −1 behind them, and counts: int64[m], how many.
 """
 
 from collections.abc import Callable
@@ -48,11 +48,11 @@ def hop_by(
     if widest > 0:  # something was given to somebody
         choose(index, lanes, chosen, table, counts)
         mine = torch.from_numpy(chosen).to(device, non_blocking=True)
-        for part in (slice(0, derived), slice(derived, len(chosen))):
+        for part, derive in ((slice(0, derived), True), (slice(derived, len(chosen)), False)):
             if part.start == part.stop:
                 continue
             pairs, tangents = (index.state, table[part], lanes.users, mine[part]), None
-            if part.start < derived:
+            if derive:
                 scores, tangents = index.metric.score_with_tangents(*pairs)
             else:
                 scores = index.metric.score(*pairs)

@@ -77,74 +77,81 @@ multiply_tile = _multiplication(TILE_COLUMNS // LANES)
 multiply_column = _multiplication(1)
 
 
-def _multiplication_of_rows(across: int) -> Any:
-    """out[across · QUAD, TABLE_ROWS] = inner products of rows of a table with others, all float32.
+def _multiplication_of_rows(together: int, across: int) -> Any:
+    """out[across · together, TABLE_ROWS] = inner products of rows of a table with others, all float32.
 
-    rows: int64[TABLE_ROWS], of the table float32[…, stride]. others: float32[across, depth, QUAD, QUAD], four
-    dimensions of four others after each other; rows are read to the last of these dimensions. Each inner product is
-    summed in the same order, whatever else is there: equal rows, equal bits.
+    rows: int64[TABLE_ROWS], of the table float32[…, stride]. others: float32[across, depth, together, LANES /
+    together], of so many others that many dimensions after each other; rows are read to the last of these dimensions.
+    Each inner product is summed in the same order, whatever else is there: equal rows, equal bits.
     """
-    tiles = [(row, quad) for row in range(TABLE_ROWS) for quad in range(across)]
-    four = ir.VectorType(FLOAT, QUAD)
+    tiles = [(row, part) for row in range(TABLE_ROWS) for part in range(across)]
+    dimensions = LANES // together
+    several = ir.VectorType(FLOAT, dimensions)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        table, stride, rows, others, depth, out, out_stride = arguments
+        table, stride, rows, others, others_stride, depth, out, out_stride = arguments
         table, others, out = (pointer(builder, address, FLOAT) for address in (table, others, out))
         rows = pointer(builder, rows, LONG)
         numbers = [builder.load(builder.gep(rows, [LONG(row)])) for row in range(TABLE_ROWS)]
         begins = [builder.gep(table, [builder.mul(number, stride)]) for number in numbers]
-        repeated = ir.Constant(ir.VectorType(INT, LANES), list(range(QUAD)) * QUAD)
+        repeated = ir.Constant(ir.VectorType(INT, LANES), list(range(dimensions)) * together)
 
         def body(k: Any, sums: list[Any]) -> list[Any]:
             columns = []
-            for quad in range(across):
-                place = builder.mul(builder.add(k, builder.mul(depth, LONG(quad))), LONG(LANES))
+            for part in range(across):
+                place = builder.add(builder.mul(k, LONG(LANES)), builder.mul(others_stride, LONG(part)))
                 columns.append(builder.load(at(builder, others, place, _VECTOR), align=4))
             following = []
             for row, begin in enumerate(begins):
-                value = builder.load(at(builder, begin, builder.mul(k, LONG(QUAD)), four), align=4)
+                value = builder.load(at(builder, begin, builder.mul(k, LONG(dimensions)), several), align=4)
                 value = builder.shuffle_vector(value, value, repeated)
                 following += [
-                    call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, [value, columns[quad], sums[row * across + quad]])
-                    for quad in range(across)
+                    call(builder, f"llvm.fma.v{LANES}f32", _VECTOR, [value, columns[part], sums[row * across + part]])
+                    for part in range(across)
                 ]
             return following
 
         sums = accumulate(builder, depth, [ir.Constant(_VECTOR, [0.0] * LANES)] * len(tiles), body)
-        for quad in range(across):
-            # Of four rows each, the row's product with the first other, with the second and so on.
-            parts = [
-                _added(builder, [sums[row * across + quad] for row in range(first, first + QUAD)])
-                for first in range(0, TABLE_ROWS, QUAD)
-            ]
-            for other in range(QUAD):
-                mine = ir.Constant(ir.VectorType(INT, TABLE_ROWS), [QUAD * row + other for row in range(TABLE_ROWS)])
-                line = builder.shuffle_vector(parts[0], parts[-1], mine)
-                place = builder.mul(LONG(quad * QUAD + other), out_stride)
+        for part in range(across):
+            # Of each row its product with the first other, with the second and so on, in one or two vectors.
+            products = _summed(builder, [sums[row * across + part] for row in range(TABLE_ROWS)], dimensions)
+            for other in range(together):
+                places = [together * row + other for row in range(TABLE_ROWS)]
+                mine = ir.Constant(ir.VectorType(INT, TABLE_ROWS), places)
+                line = builder.shuffle_vector(products[0], products[-1], mine)
+                place = builder.mul(LONG(part * together + other), out_stride)
                 builder.store(line, at(builder, out, place, line.type), align=4)
         return context.get_dummy_value()
 
     @intrinsic
     def multiply(
-        typing: Any, table: Any, stride: Any, rows: Any, others: Any, depth: Any, out: Any, out_stride: Any
+        typing: Any, table: Any, stride: Any, rows: Any, others: Any, others_stride: Any, depth: Any, out: Any,
+        out_stride: Any,
     ) -> Any:  # fmt: skip
-        return types.void(*[types.intp] * 7), generate
+        return types.void(*[types.intp] * 8), generate
 
     return multiply
 
 
-def _added(builder: Any, vectors: list[Any]) -> Any:
-    """Neighbours in vectors added, until what is left of all of them fills one: of the first in front."""
-    even, odd = (
-        ir.Constant(ir.VectorType(INT, LANES), [2 * lane + first for lane in range(LANES)]) for first in (0, 1)
-    )
-    while len(vectors) > 1:
+def _summed(builder: Any, vectors: list[Any], count: int) -> list[Any]:
+    """Every ``count`` neighbours in vectors, a power of two, added up: what is left of all of them, in their order."""
+    while count > 1:
+        several, width = len(vectors) > 1, vectors[0].type.count
+        pairs = zip(vectors[::2], vectors[1::2], strict=True) if several else [(vectors[0], vectors[0])]
+        left = range(width if several else width // 2)
+        even, odd = (
+            ir.Constant(ir.VectorType(INT, len(left)), [2 * place + first for place in left]) for first in (0, 1)
+        )
         vectors = [
             builder.fadd(builder.shuffle_vector(one, other, even), builder.shuffle_vector(one, other, odd))
-            for one, other in zip(vectors[::2], vectors[1::2], strict=True)
+            for one, other in pairs
         ]
-    return vectors[0]
+        count //= 2
+    return vectors
 
 
-multiply_rows_by_quads = _multiplication_of_rows(QUADS)
-multiply_rows_by_quad = _multiplication_of_rows(1)
+multiply_rows_by_quads = _multiplication_of_rows(QUAD, QUADS)
+multiply_rows_by_quad = _multiplication_of_rows(QUAD, 1)
+multiply_rows_by_three = _multiplication_of_rows(1, 3)
+multiply_rows_by_two = _multiplication_of_rows(1, 2)
+multiply_rows_by_one = _multiplication_of_rows(1, 1)

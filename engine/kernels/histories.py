@@ -125,7 +125,7 @@ def _score_line(state, rows, i, lane, users, dimensions, prior, bonus, scores, t
         for t in range(LANES):  # the last row fills up what is left
             row = rows[i, start + min(t, size - 1)]
             tile.rows[t], tile.biases[t], tile.priors[t] = row, state[row, dimensions], state[row, prior]
-        multiply_rows(state, tile.rows, users.quads[lane], (length + QUAD - 1) // QUAD, tile.logits)
+        multiply_rows(state, tile.rows, users.vectors[lane], users.quads[lane], length, tile.logits)
         _add_biases(biases, tile)
         some_own = _some_own(own_rows, tile)
         if some_own:

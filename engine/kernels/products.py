@@ -10,8 +10,11 @@ from engine.kernels.float_products import (
     TILE_COLUMNS,
     TILE_ROWS,
     multiply_column,
+    multiply_rows_by_one,
     multiply_rows_by_quad,
     multiply_rows_by_quads,
+    multiply_rows_by_three,
+    multiply_rows_by_two,
     multiply_tile,
 )
 from engine.kernels.instructions import LANES
@@ -45,26 +48,39 @@ def multiply_onto(a, b, out, rows):
 
 
 @njit(**UNCOUNTED)
-def multiply_rows(table, rows, others, count, out):
-    """out[:QUAD · count, i] = inner products of row rows[i] of a table with others, all float32 and contiguous.
+def multiply_rows(table, rows, others, quads, count, out):
+    """out[h, i] = inner products of row rows[i] of a table with the others h < count, all float32 and contiguous.
 
-    table: [N, ≥ QUAD · depth], rows: int64[LANES], others: [≥ count, depth, QUAD, QUAD], out: [≥ QUAD · count, LANES].
-    Others lie four by four, of each four dimensions after the other. Each number's bits depend on its two rows alone.
+    table: [N, S], rows: int64[LANES]. others: [≥ count, D padded to PANEL], and the same as quads: [⌈count / QUAD⌉,
+    D / QUAD, QUAD, QUAD], four by four, of each four dimensions after the other. out: [≥ count padded to QUAD, LANES].
+    Each number's bits depend on its row, and on its other and which that is, alone.
     """
-    width, depth, rows_at, out_at = table.shape[1], others.shape[1], rows.ctypes.data, out.ctypes.data
-    whole = count // QUADS * QUADS
-    for quad in range(0, whole, QUADS):
-        for row in range(0, LANES, TABLE_ROWS):
+    fours, left = count // QUAD, count % QUAD
+    if others.shape[1] > table.shape[1]:  # rows cannot be read to the others' last dimension, which is padding
+        fours, left = (count + QUAD - 1) // QUAD, 0
+    stride, depth, table_at, rows_at = table.shape[1], quads.shape[1], table.ctypes.data, rows.ctypes.data
+    size = depth * LANES
+    whole = fours // QUADS * QUADS
+    for row in range(0, LANES, TABLE_ROWS):
+        mine_at, out_at = rows_at + 8 * row, out.ctypes.data + 4 * row
+        for quad in range(0, whole, QUADS):
             multiply_rows_by_quads(
-                table.ctypes.data, width, rows_at + 8 * row, others.ctypes.data + 4 * quad * depth * LANES, depth,
-                out_at + 4 * (quad * QUAD * LANES + row), LANES,
+                table_at, stride, mine_at, quads.ctypes.data + 4 * quad * size, size, depth,
+                out_at + 4 * quad * QUAD * LANES, LANES,
             )  # fmt: skip
-    for quad in range(whole, count):
-        for row in range(0, LANES, TABLE_ROWS):
+        for quad in range(whole, fours):
             multiply_rows_by_quad(
-                table.ctypes.data, width, rows_at + 8 * row, others.ctypes.data + 4 * quad * depth * LANES, depth,
-                out_at + 4 * (quad * QUAD * LANES + row), LANES,
+                table_at, stride, mine_at, quads.ctypes.data + 4 * quad * size, size, depth,
+                out_at + 4 * quad * QUAD * LANES, LANES,
             )  # fmt: skip
+        width, others_at = others.shape[1], others.ctypes.data + 4 * fours * QUAD * others.shape[1]
+        out_at += 4 * fours * QUAD * LANES
+        if left == 3:
+            multiply_rows_by_three(table_at, stride, mine_at, others_at, width, width // LANES, out_at, LANES)
+        elif left == 2:
+            multiply_rows_by_two(table_at, stride, mine_at, others_at, width, width // LANES, out_at, LANES)
+        elif left == 1:
+            multiply_rows_by_one(table_at, stride, mine_at, others_at, width, width // LANES, out_at, LANES)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -17,7 +17,7 @@ from engine.kernels.columns import ItemColumns
 from engine.kernels.exponentials import exp, log
 from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
-from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows
+from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows, padded
 from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
 from engine.kernels.scan import ROOM, SPARE, ZERO, Scanned, centre_bytes, find_along, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
@@ -54,11 +54,11 @@ def logarithms(values):
 
 
 @njit
-def products_of_rows(table, rows, quads):
+def products_of_rows(table, rows, others, quads, count):
     """``multiply_rows`` for Python."""
     out = np.zeros((QUAD * len(quads), LANES), np.float32)
-    multiply_rows(table, rows, quads, len(quads), out)
-    return out
+    multiply_rows(table, rows, others, quads, count, out)
+    return out[:count]
 
 
 def test_what_was_compiled_is_known_by_all_sources(tmp_path: Path) -> None:
@@ -120,20 +120,23 @@ def test_logarithms_are_within_two_units_of_the_last_place() -> None:
     assert logarithms(np.ones(1, np.float32)) == 0
 
 
-@pytest.mark.parametrize("depth", [1, 3, 64])
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_products_of_rows_are_the_products(depth: int, count: int) -> None:
+@pytest.mark.parametrize("dimensions", [4, 12, 64, 256])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 14, 23])
+def test_products_of_rows_are_the_products(dimensions: int, count: int) -> None:
     """Of any rows of a table with others; a row's bits depend on neither its place nor the rows beside it."""
-    rng = np.random.default_rng(depth)
-    table = rng.normal(size=(50, QUAD * depth + 3)).astype(np.float32)
-    others = rng.normal(size=(QUAD * count, QUAD * depth)).astype(np.float32)
-    quads = np.ascontiguousarray(others.reshape(count, QUAD, depth, QUAD).transpose(0, 2, 1, 3))
-    rows = rng.permutation(50)[:LANES]
-    found = products_of_rows(table, rows, quads)
-    np.testing.assert_allclose(found, others @ table[rows, : QUAD * depth].T, rtol=2e-5, atol=2e-5)
-    np.testing.assert_array_equal(products_of_rows(table, rows[::-1].copy(), quads), found[:, ::-1])
+    rng = np.random.default_rng(dimensions)
+    table = rng.normal(size=(LANES + 1, dimensions + 3)).astype(np.float32)
+    others = np.zeros((padded(count, QUAD), padded(dimensions, PANEL)), np.float32)
+    others[:, :dimensions] = rng.normal(size=(len(others), dimensions))
+    fours = others[:, :dimensions].reshape(-1, QUAD, dimensions // QUAD, QUAD)
+    others, quads = others[:count], np.ascontiguousarray(fours.transpose(0, 2, 1, 3))
+    rows = 1 + rng.permutation(LANES)  # the last among them, behind which there is nothing to read
+    found = products_of_rows(table, rows, others, quads, count)
+    expected = others[:, :dimensions] @ table[rows, :dimensions].T
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+    np.testing.assert_array_equal(products_of_rows(table, rows[::-1].copy(), others, quads, count), found[:, ::-1])
     np.testing.assert_array_equal(
-        products_of_rows(table, np.repeat(rows[:1], LANES), quads), found[:, :1].repeat(LANES, 1)
+        products_of_rows(table, np.repeat(rows[:1], LANES), others, quads, count), found[:, :1].repeat(LANES, 1)
     )
 
 

@@ -5,15 +5,13 @@ from typing import NamedTuple, Self
 import numpy as np
 from numba import njit
 
-from engine.kernels.ranking import key_of, order_of, row_of, select, value_of
-
-_LOWEST = np.iinfo(np.int64).min
+from engine.kernels.ranking import key_of, number_of, order_of, row_of, select, value_of
 
 
 class BestKeys(NamedTuple):
     """For every query keys int64[Q, 2 · K] (`engine.kernels.ranking`), of which the first sizes int64[Q] are in use.
 
-    What is worth no more than floors int64[Q], the K-th best so far, is not among the best K.
+    What is worth less than floors float32[Q], the K-th best when last chosen among them, is not among the best K.
     """
 
     keys: np.ndarray
@@ -23,7 +21,8 @@ class BestKeys(NamedTuple):
     @classmethod
     def of(cls, queries: int, count: int) -> Self:
         """Those of so many queries that want so many rows each; nothing is kept yet."""
-        return cls(np.zeros((queries, 2 * count), np.int64), np.zeros(queries, np.int64), np.full(queries, _LOWEST))
+        keys, sizes = np.zeros((queries, 2 * count), np.int64), np.zeros(queries, np.int64)
+        return cls(keys, sizes, np.full(queries, -np.inf, np.float32))
 
     def rows(self) -> np.ndarray:
         """The best rows so far in any order: int64[Q, K], −1 behind the last."""
@@ -36,17 +35,17 @@ class BestKeys(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def keep_best(scores, first, keys, sizes, floors):  # type: ignore[no-untyped-def]
-    """Take rows in that are scored float32[Q, n], the first of them row ``first``, into the columns of `BestKeys`."""
+def keep_best(scores, lines, first, keys, sizes, floors):  # type: ignore[no-untyped-def]
+    """Take in rows scored float32[q, n], from row ``first`` on, into lines int64[q] of the columns of `BestKeys`."""
     count = keys.shape[1] // 2
-    for line in range(len(scores)):
+    for i in range(len(scores)):
+        line = lines[i]
         for place in range(scores.shape[1]):
-            order = order_of(scores[line, place])
-            if order < floors[line]:
+            if scores[i, place] < floors[line]:
                 continue
-            keys[line, sizes[line]] = key_of(order, first + place)
+            keys[line, sizes[line]] = key_of(order_of(scores[i, place]), first + place)
             sizes[line] += 1
             if sizes[line] == keys.shape[1]:
                 select(keys, line, sizes[line], count)
                 sizes[line] = count
-                floors[line] = value_of(keys[line, :count].min())
+                floors[line] = number_of(value_of(keys[line, :count].min()))

@@ -3,6 +3,7 @@
 One multiply-add is one, of bytes or of floats alike; padding, comparisons and exponentials are none.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,13 +51,11 @@ class MetricCosts:
 
 
 class Counting:
-    """A metric that counts what it is asked: pairs and multiply-adds, int64[lanes] each.
-
-    A lane is on one thread at a time, so that threads do not meet here.
-    """
+    """A metric that counts what it is asked, from any thread: pairs and multiply-adds, int64[lanes] each."""
 
     def __init__(self, metric: Metric, costs: MetricCosts, lanes: int) -> None:
         self._metric, self._costs = metric, costs
+        self._lock = threading.Lock()
         self.kind, self.compiled = metric.kind, metric.compiled
         self.dimensions, self.bias_width = metric.dimensions, metric.bias_width
         self.pairs, self.multiply_adds, self._lengths = (np.zeros(lanes, np.int64) for _ in range(3))
@@ -101,8 +100,9 @@ class Counting:
 
     def _count(self, rows: torch.Tensor, lanes: torch.Tensor, cost: Cost, step: int) -> None:
         mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
-        self.pairs[mine] += counts
-        self.multiply_adds[mine] += step + counts * cost.of(self._lengths[mine])
+        with self._lock:
+            self.pairs[mine] += counts
+            self.multiply_adds[mine] += step + counts * cost.of(self._lengths[mine])
 
 
 def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:

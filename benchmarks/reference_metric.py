@@ -23,7 +23,7 @@ from engine.kernels.hops import HopKernel, take_parts
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_onto
 from engine.kernels.scoring import count_rows
 from engine.kernels.threads import over_lanes
-from engine.metric import Users, for_kernels, padded_histories, pair_arrays, runs_compiled
+from engine.metric import Users, for_kernels, pair_arrays, runs_compiled
 from engine.query import Query
 
 HIDDEN, SECOND, HISTORY, LONGEST = 128, 64, 20, 32
@@ -197,6 +197,15 @@ class ReferenceMetric:
         if device not in self._moved:
             self._moved[device] = Layers(*(torch.from_numpy(array).to(device) for array in self._layers))
         return self._moved[device]
+
+
+def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
+    """History rows int64[n, longest] of the queries, the newest of each, −1 behind the last."""
+    rows = np.full((len(queries), longest), -1)
+    for line, query in zip(rows, queries, strict=True):
+        history = query.history_rows[:longest]
+        line[: len(history)] = history
+    return rows
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)

@@ -21,8 +21,8 @@ from engine.search import ParallelSearch, answered
 K = 50
 DEGREE, RELEVANT = 32, 64
 MOST_LANES = 4_096
-_BLOCK = 1_024
-"""Items that are scored for one query after another."""
+_BLOCK, _TOGETHER = 1_024, 128
+"""Items that are scored for one query after another, and so many queries at a time: what that takes is in the cache."""
 
 _FEWEST, _MOST = 1_024, 8_192
 """Rows that are inserted at once, an eighth of those that stand."""
@@ -153,14 +153,17 @@ class Bench:
         """All scored, a thread a block at a time, which is in the cache for all queries: int64[n, K]."""
         metric, state, lanes = self.index.metric, self.index.state, np.arange(len(queries))
         metric.encode_users(queries, state, self._users, lanes)
-        who, best, lock = torch.from_numpy(lanes).to(state.device), BestKeys.of(len(lanes), K), threading.Lock()
+        best, lock = BestKeys.of(len(lanes), K), threading.Lock()
 
         def score(part: int) -> None:
-            first, last = part * _BLOCK, min(self.index.rows, (part + 1) * _BLOCK)
-            rows = torch.from_numpy(np.repeat(np.arange(first, last)[None], len(lanes), axis=0)).to(state.device)
-            scores = metric.score(state, rows, self._users, who).cpu().numpy()
-            with lock:
-                keep_best(scores, first, *best)
+            block = np.arange(part * _BLOCK, min(self.index.rows, (part + 1) * _BLOCK))
+            rows = torch.from_numpy(np.repeat(block[None], min(len(lanes), _TOGETHER), axis=0)).to(state.device)
+            for first in range(0, len(lanes), _TOGETHER):
+                some = lanes[first : first + _TOGETHER]
+                who = torch.from_numpy(some).to(state.device)
+                scores = metric.score(state, rows[: len(some)], self._users, who).cpu().numpy()
+                with lock:
+                    keep_best(scores, some, block[0], *best)
 
         in_parts(score, -(-self.index.rows // _BLOCK), THREADS)
         return best.rows()

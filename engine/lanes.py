@@ -1,8 +1,8 @@
 """The running batch: what every lane holds between two steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,8 +65,7 @@ class Ranking:
         return self.rows[chosen, last] != NO_ROW
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class Given(NamedTuple):
     """What the first steps of a query score: rows int64[s], one list after the other, and whether it then goes on."""
 
     rows: tuple[np.ndarray, ...]
@@ -158,7 +157,8 @@ class Lanes:
         pairs = np.maximum(pairs, k)
         walks = np.array([each.walks for each in given])
         counts = np.array([sum(map(len, each.rows)) for each in given])
-        self._reserve(int(beam.max()), int(k.max()), int((counts + rounds * pairs).max()), int(counts.max()))
+        scored = counts + np.minimum(rounds, MOST_SLOTS) * np.minimum(pairs, MOST_SLOTS)
+        self._reserve(int(beam.max()), int(k.max()), int(scored.max()), int(counts.max()))
         self.beam.open(lanes, beam)
         self.results.open(lanes, k)
         self._mark(lanes, queries)
@@ -217,7 +217,8 @@ class Lanes:
                 barred[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
                 write(self.marks, np.array([lane]), barred)
             if len(query.excluded):
-                self._excluded[lane] = query.excluded
+                if self._remember:
+                    self._excluded[lane] = query.excluded
                 write(self.marks[lane], query.excluded, BARRED)
 
     def _wipe(self, lanes: np.ndarray) -> None:

@@ -57,10 +57,7 @@ class Metric(Protocol):
         """
 
     def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
-        """For a compiled metric how compiled code scores for itself; None for a metric that is to be asked each time.
-
-        What a subclass that scores differently inherits is not what it scores.
-        """
+        """How compiled code scores for a compiled metric; None for a metric that is to be asked each time."""
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Relevance float32[rows] of every item for a user of whom nothing is known, or None."""
@@ -118,8 +115,8 @@ class VectorMetric:
         return scores, with_intercepts(scores, 2 * (own - items) if self.squared else own, items)
 
     def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
-        """Scored by `engine.kernels.scoring.score_vectors`."""
-        return HopKernel(hop_vectors, state.numpy(), self._own(users))
+        """Scored by `engine.kernels.scoring.score_vectors`, unless a subclass scores in its own way."""
+        return None if not scores_like(self, VectorMetric) else HopKernel(hop_vectors, state.numpy(), self._own(users))
 
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Nothing is known of an item but its vector."""
@@ -165,6 +162,12 @@ class L2(VectorMetric):
     squared = True
 
 
+def scores_like(metric: Metric, kind: type[Metric]) -> bool:
+    """Whether a metric scores as this class does, and not, being of a subclass, in a way of its own."""
+    own = type(metric)
+    return own.score is kind.score and own.score_with_tangents is kind.score_with_tangents
+
+
 def runs_compiled(metric: Metric, state: torch.Tensor) -> bool:
     """Whether pairs of this state are scored in compiled code."""
     return metric.compiled and state.device.type == "cpu"
@@ -175,15 +178,6 @@ def for_kernels(metric: Metric, users: Any, device: torch.device) -> Any:
     if not (metric.compiled and device.type == "cpu"):
         return users
     return type(users)(*(column.numpy() for column in users))
-
-
-def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
-    """History rows int64[n, longest] of the queries, the newest of each, −1 behind the last."""
-    rows = np.full((len(queries), longest), -1)
-    for line, query in zip(rows, queries, strict=True):
-        history = query.history_rows[:longest]
-        line[: len(history)] = history
-    return rows
 
 
 def pair_arrays(

@@ -28,6 +28,7 @@ from engine.metric import (
     pair_arrays,
     query_vector,
     runs_compiled,
+    scores_like,
     with_intercepts,
 )
 from engine.query import Query
@@ -45,8 +46,8 @@ _TILES = 8_192
 class MlpUsers(NamedTuple):
     """What the lanes keep of their users, padded to L items that count for nothing: tensors, or arrays for kernels.
 
-    vectors: float32[lanes, L, ≥ D], e_h. quads: float32[lanes, L / 4, ⌈D / 4⌉, 4, 4], the same as
-    `engine.kernels.products.multiply_rows` takes it, for kernels only. biases: float32[lanes, L], α_h + a[code(h)],
+    vectors: float32[lanes, L, D padded to PANEL with zeros], e_h. quads: float32[lanes, L / 4, ⌈D / 4⌉, 4, 4], the same
+    as `engine.kernels.products.multiply_rows` takes it, for kernels only. biases: float32[lanes, L], α_h + a[code(h)],
     −inf for padding. rows: int64[lanes, L], −1 where there is none. touched: bool[lanes, L], touched by other
     behaviours only. lengths: int64[lanes].
     """
@@ -135,8 +136,12 @@ class MlpMetric:
         return self._plain(state, rows, MlpUsers(*users), lanes)
 
     def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
-        """Scored by `engine.kernels.histories.score_histories`."""
-        return HopKernel(hop_histories, state.numpy(), self._own(MlpUsers(*users)))
+        """Scored by `engine.kernels.histories.score_histories`, unless a subclass scores in its own way."""
+        return (
+            None
+            if not scores_like(self, MlpMetric)
+            else HopKernel(hop_histories, state.numpy(), self._own(MlpUsers(*users)))
+        )
 
     def _compiled(
         self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
@@ -198,22 +203,23 @@ class MlpMetric:
         counts = np.diff(histories.ends, prepend=0)
         lines = np.repeat(np.arange(len(queries)), counts)
         where = lines, np.arange(len(lines)) - np.repeat(histories.ends - counts, counts)
-        padded_rows, padded_codes = np.full((len(queries), _LONGEST), _NO_ROW), np.zeros((len(queries), _LONGEST), int)
+        shape, owners = (len(queries), _LONGEST), np.flatnonzero(histories.owners >= 0)
+        padded_rows, padded_codes = np.full(shape, _NO_ROW), np.zeros(shape, np.int8)
         padded_rows[where], padded_codes[where] = histories.rows, histories.codes
-        rows, codes, own, mine = (
-            torch.from_numpy(array).to(state.device) for array in (padded_rows, padded_codes, histories.own, lanes)
+        rows, codes, own, mine, lengths, *ends = (
+            torch.from_numpy(array).to(state.device, non_blocking=True)
+            for array in (padded_rows, padded_codes, histories.own, lanes, counts, owners, counts[owners])
         )
-        owners = np.flatnonzero(histories.owners >= 0)
-        ends = tuple(torch.from_numpy(array).to(state.device) for array in (owners, counts[owners]))
         known, code_bias = rows != _NO_ROW, self._code_bias.to(state.device)
         vectors = state[rows, : self.dimensions] * known[:, :, None]
-        biases = (state[rows, self._history_bias] + code_bias[codes]).masked_fill(~known, -torch.inf)
-        vectors[ends], biases[ends] = own, code_bias[TARGET_ONLY]
+        biases = (state[rows, self._history_bias] + code_bias[codes.long()]).masked_fill(~known, -torch.inf)
+        vectors[tuple(ends)], biases[tuple(ends)] = own, code_bias[TARGET_ONLY]
         users.vectors[mine, :, : self.dimensions] = vectors
         users.biases[mine] = biases
         users.rows[mine] = rows
         users.touched[mine] = known & (codes == OTHER_ONLY)
-        users.lengths[mine] = torch.from_numpy(counts + (histories.owners >= 0)).to(state.device)
+        users.lengths[mine] = lengths
+        users.lengths[mine[ends[0]]] += 1
 
     def _histories(self, queries: Sequence[Query]) -> Histories:
         """Of each query the newest MAX_HISTORY items and, where it has one, its own vector."""
@@ -221,8 +227,8 @@ class MlpMetric:
         own = [query_vector(query.vector, self.dimensions) for query in queries if query.vector is not None]
         has_own = np.array([query.vector is not None for query in queries])
         return Histories(
-            np.concatenate(rows, dtype=np.int64),
-            np.concatenate([query.history_codes[:MAX_HISTORY] for query in queries], dtype=np.int8),
+            np.concatenate(rows, dtype=np.int64, casting="unsafe"),
+            np.concatenate([query.history_codes[:MAX_HISTORY] for query in queries], dtype=np.int8, casting="unsafe"),
             np.cumsum([len(mine) for mine in rows]),
             np.stack(own) if own else np.zeros((0, self.dimensions), np.float32),
             np.where(has_own, has_own.cumsum() - 1, -1),

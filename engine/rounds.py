@@ -39,7 +39,7 @@ def hop(
 def hop_by(
     choose: Callable[..., None], merge: Callable[..., torch.Tensor], index: ItemIndex, lanes: Lanes, running: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A hop whose pairs the metric is asked for, between functions like `choose` and `merge`."""
+    """A hop whose pairs the metric is asked for, between functions like `choose` and `merge`, on this thread."""
     later, device = lanes.later(running), index.device
     chosen, derived = np.concatenate([running[later], running[~later]]), int(np.count_nonzero(later))
     widest = int(lanes.wanted[chosen].max())

@@ -114,7 +114,7 @@ def hop_histories(shared, rows, items, lanes, matrix_unit, state, own):
     take_parts(score_histories, shared, rows, items, lanes, matrix_unit, state, own)
 
 
-@njit(**UNCOUNTED, error_model="numpy")
+@njit(**UNCOUNTED, error_model="numpy")  # a score that overflows is its question's failure, not the worker's
 def _score_line(state, rows, i, lane, users, dimensions, prior, bonus, scores, tangents, derive, tile):
     """Score the rows of line i for a lane, tile by tile."""
     length = max(1, users.lengths[lane])
@@ -191,7 +191,7 @@ def _weigh(biases, tile):
         tile.around[t] = tile.peaks[t] + log(tile.totals[t])
 
 
-@njit(nogil=True, cache=True, inline="always")  # a score that overflows is its question's failure, not the worker's
+@njit(nogil=True, cache=True, inline="always")
 def _derive(vectors, tile):
     """The gradients by the rows' vectors: the history's vectors, each by its part in a row's total."""
     length = len(vectors)

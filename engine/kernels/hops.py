@@ -54,7 +54,7 @@ def take_parts(score, shared, rows, items, lanes, matrix_unit, state, own):
     part = fetch_add(shared.taken.ctypes.data)
     while part < len(shared.parts):
         first, middle, last = shared.parts[part]
-        table[:] = -1
+        table[: last - first] = -1
         choose(
             shared.chosen[first:last], rows, items, lanes, matrix_unit, table[: last - first], shared.counts[first:last]
         )

@@ -52,8 +52,8 @@ def multiply_rows(table, rows, others, quads, count, out):
     """out[h, i] = inner products of row rows[i] of a table with the others h < count, all float32 and contiguous.
 
     table: [N, S], rows: int64[LANES]. others: [≥ count, D padded to PANEL], and the same as quads: [⌈count / QUAD⌉,
-    D / QUAD, QUAD, QUAD], four by four, of each four dimensions after the other. out: [≥ count padded to QUAD, LANES].
-    Each number's bits depend on its row, and on its other and which that is, alone.
+    ⌈D / QUAD⌉, QUAD, QUAD], four by four, of each four dimensions after the other. out: [≥ count padded to QUAD,
+    LANES]. Each number's bits depend on its row and on the others alone: not on the rows beside it.
     """
     fours, left = count // QUAD, count % QUAD
     if others.shape[1] > table.shape[1]:  # rows cannot be read to the others' last dimension, which is padding

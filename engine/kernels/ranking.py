@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from engine.kernels import UNCOUNTED
-from engine.kernels.instructions import bits_of_float
+from engine.kernels.instructions import bits_of_float, float_of_bits
 
 _LOWER = 0xFFFF_FFFF
 _WITHOUT_SIGN = 0x7FFF_FFFF
@@ -38,6 +38,12 @@ def order_of(number):
     """A value that orders as float32 numbers do: their bits, those below the sign turned where it is set."""
     bits = np.int64(bits_of_float(number))
     return bits ^ ((bits >> 63) & _WITHOUT_SIGN)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def number_of(order):
+    """The float32 whose `order_of` this is."""
+    return float_of_bits(np.int32(order ^ ((order >> 63) & _WITHOUT_SIGN)))
 
 
 @njit(**UNCOUNTED)

@@ -10,9 +10,6 @@ from functools import cache
 
 import torch
 
-PARTS = 4
-"""Parts of a kernel's lanes for each thread, so that one that is slower than the others can leave them some."""
-
 _local = threading.local()
 
 
@@ -40,18 +37,19 @@ def in_parts(work: Callable[[int], None], parts: int, threads: int) -> None:
         other.result()
 
 
-def over_lanes(kernel: Callable[..., None], count: int, *arguments: object, together: int = 1) -> None:
+def over_lanes(kernel: Callable[..., None], count: int, *arguments: object, together: int | None = None) -> None:
     """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, on as many threads as torch may use.
 
-    together: so many, or all, make up a part: fewer are not worth the call.
+    There are as many parts as threads, or as many as have so many lanes ``together``, if no part costs more than its
+    lanes do.
     """
-    most = max(1, count // together)
+    most = count if together is None else max(1, count // together)
     threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), most)
-    if threads == 1:
+    if threads <= 1:
         if count:
             kernel(0, count, *arguments)
         return
-    parts = min(most, threads * PARTS)
+    parts = threads if together is None else most
     in_parts(lambda part: kernel(count * part // parts, count * (part + 1) // parts, *arguments), parts, threads)
 
 

@@ -11,8 +11,8 @@ from engine.errors import InvalidColumns, InvalidQuery
 from engine.graph import GraphParams
 from engine.index import ItemIndex
 from engine.kernels.stages import GIVEN_ROWS
-from engine.kernels.steps import dealt
-from engine.metric import InnerProduct
+from engine.kernels.steps import TOGETHER, dealt
+from engine.metric import InnerProduct, Users
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.search import ParallelSearch, answered, exhaustive, search
 from tests.engine.indexes import DIMENSIONS, METRICS, device_of, insert, mlp_metric, random_index, random_query
@@ -70,11 +70,11 @@ def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int
 def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many threads share the lanes of a hop, the bits are those of one, in lanes that were used before too."""
     rng, index = np.random.default_rng(6), INDEXES["mlp"]
-    queries = [random_query(rng, index, SearchParams(rounds=1 + n % 4)) for n in range(20)]
+    queries = [random_query(rng, index, SearchParams(rounds=1 + n % 4)) for n in range(80)]
     alone = search(index, queries, lanes=1)
     monkeypatch.setattr("engine.search.THREAD_SECONDS", 1e-12)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    running = ParallelSearch(index, lanes=7)
+    running = ParallelSearch(index, lanes=50)
     for _ in range(3):
         shared = answered(running, queries)
         assert all(map(same, alone, shared))
@@ -98,7 +98,9 @@ def test_every_lane_is_dealt_out_once(flags: list[tuple[bool, bool]], threads: i
         mine = [part for part in parts if far[places[part[0]]] == looks]
         derived = [middle - first for first, middle, _ in mine] or [0]
         assert max(derived) - min(derived) <= 1
-        assert len(mine) <= threads or not looks
+        lanes = sum(last - first for first, _, last in mine)
+        assert len(mine) >= min(threads, lanes)
+        assert len(mine) <= threads if looks else max([last - first for first, _, last in mine] or [0]) <= TOGETHER
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -111,6 +113,29 @@ def test_all_that_matches_a_filter_is_scored_over_several_steps(compiled: bool) 
     scores = np.where(mask, index.state[:3_000].numpy() @ vector, -np.inf)
     assert answer.rows.tolist() == np.argsort(-scores, kind="stable")[:20].tolist()
     assert (answer.evaluations, answer.steps) == (mask.sum(), -(-mask.sum() // GIVEN_ROWS))
+
+
+class Backwards(InnerProduct):
+    """The least product is best."""
+
+    def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
+        """Its opposite, −inf where there is no row."""
+        return (-super().score(state, rows, users, lanes)).masked_fill(rows < 0, -torch.inf)
+
+    def score_with_tangents(
+        self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """These and their tangents."""
+        return self.score(state, rows, users, lanes), -super().score_with_tangents(state, rows, users, lanes)[1]
+
+
+def test_a_metric_is_searched_as_it_scores_whatever_it_inherits() -> None:
+    """A class of its own on top of one that compiled code can score is asked for its scores."""
+    index = random_index(Backwards(DIMENSIONS), rows=400)
+    query = Query(SearchParams(k=20, beam=400), vector=np.ones(DIMENSIONS, np.float32))
+    [answer] = search(index, [query])
+    products = np.where(index.live[:400].numpy(), index.state[:400].numpy().sum(axis=1), np.inf)
+    assert answer.rows.tolist() == np.argsort(products, kind="stable")[:20].tolist()
 
 
 @given(st.sampled_from(OTHERS), st.integers(0, 2**32))

@@ -138,7 +138,7 @@ class Bench:
         return Found(self._all(queries))
 
     def _matching(self, queries: Sequence[Query]) -> np.ndarray:
-        """Those that match scored, each thread for queries of its own: int64[n, K], −1 behind the last."""
+        """Those that match scored, a thread a query at a time: int64[n, K], −1 behind the last."""
         every, found = np.ones(self.index.rows, dtype=bool), np.full((len(queries), K), -1)
 
         def answer(line: int) -> None:

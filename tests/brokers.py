@@ -83,14 +83,12 @@ def local_kafka(
     with tempfile.TemporaryDirectory(prefix="hopstream-kafka-") as folder:
         settings = change({**broker_settings(address, controller, address), "log.dirs": f"{folder}/data"})
         properties, log = Path(folder, "server.properties"), Path(folder, "server.log")
-        properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        write_properties(properties, settings)
         # The quick compiler alone: no test runs long enough for the other one to pay.
         java = {"KAFKA_HEAP_OPTS": "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1", "LOG_DIR": f"{folder}/logs"}
         run: dict[str, Any] = {"env": {**os.environ, **java}, "stderr": subprocess.STDOUT, "process_group": 0}
-        # Not beginning with a hyphen, which the script would take for an option.
-        cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         with log.open("w") as out:
-            storage = [str(home / "bin/kafka-storage.sh"), "format", "-t", cluster, "-c", str(properties)]
+            storage = [str(home / "bin/kafka-storage.sh"), "format", "-t", cluster_id(), "-c", str(properties)]
             if subprocess.run(storage, stdout=out, check=False, **run).returncode:
                 raise RuntimeError(f"{storage[0]} failed:\n{log.read_text()}")
             server = [str(home / "bin/kafka-server-start.sh"), str(properties)]
@@ -100,6 +98,16 @@ def local_kafka(
                     yield address
                 finally:
                     process.kill()  # what it holds goes with the folder
+
+
+def write_properties(path: Path, settings: Mapping[str, str]) -> None:
+    """Write a broker's settings as its scripts read them."""
+    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+
+def cluster_id() -> str:
+    """A new one; not beginning with a hyphen, which Kafka's scripts would take for an option."""
+    return base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
 def wait_for_kafka(address: str, ended: Any) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from hopstream.embedded import find_redis_server
@@ -74,13 +74,11 @@ def redis_server(*options: str) -> Iterator[str]:
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:
     """Read the log up to the line that says so; what the server logs later goes nowhere."""
-    lines = []
-    for line in process.stdout or ():
-        lines.append(line)
-        if "eady to accept connections" in line:
-            break
-    else:
-        process.wait()
-        raise RuntimeError("the server did not start:\n" + "".join(lines))
-    if process.stdout:
-        process.stdout.close()
+    lines: list[str] = []
+    with process.stdout or nullcontext() as log:
+        for line in log or ():
+            lines.append(line)
+            if "eady to accept connections" in line:
+                return
+    process.wait()
+    raise RuntimeError("the server did not start:\n" + "".join(lines))

@@ -132,8 +132,8 @@ def test_products_of_rows_are_the_products(dimensions: int, count: int) -> None:
     others, quads = others[:count], np.ascontiguousarray(fours.transpose(0, 2, 1, 3))
     rows = 1 + rng.permutation(LANES)  # the last among them, behind which there is nothing to read
     found = products_of_rows(table, rows, others, quads, count)
-    expected = others[:, :dimensions] @ table[rows, :dimensions].T
-    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)
+    expected = others[:, :dimensions].astype(np.float64) @ table[rows, :dimensions].T
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_array_equal(products_of_rows(table, rows[::-1].copy(), others, quads, count), found[:, ::-1])
     np.testing.assert_array_equal(
         products_of_rows(table, np.repeat(rows[:1], LANES), others, quads, count), found[:, :1].repeat(LANES, 1)

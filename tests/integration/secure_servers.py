@@ -2,15 +2,17 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from hopstream.embedded import find_redis_server
 from index_store import connect
 from tests.brokers import free_ports, local_kafka
-from tests.containers import REDIS_IMAGE, docker_problem, run_container
+from tests.containers import REDIS_IMAGE, docker_problem, kafka_container, run_container
+from tests.servers import redis_server
 
 USER, PASSWORD, WRONG = "clerk", "right-pass-41", "wrong-pass-42"
 
@@ -27,21 +29,35 @@ def make_certificate(folder: Path) -> None:
 
 @contextmanager
 def secure_kafka(certificates: Path) -> Iterator[str]:
-    """Run Kafka with a listener that asks for TLS and `USER`'s password; yields its address."""
-    home = os.environ.get("KAFKA_HOME")
-    if not home:
+    """Run Kafka with a listener that asks for TLS and `USER`'s password; yields its address.
+
+    A Kafka that runs already gets no such listener: it is one of its own, of KAFKA_HOME or in a container.
+    """
+    home, problem = os.environ.get("KAFKA_HOME"), docker_problem()
+    if not home and problem:
         pytest.skip(
-            "a Kafka that runs already gets no TLS listener: set KAFKA_HOME to a distribution to start one with it"
+            f"starts a Kafka with TLS of its own, and there is no KAFKA_HOME and {problem}: "
+            "set KAFKA_HOME to a distribution, start Docker, or set DOCKER_HOST"
         )
     (port,) = free_ports(1)
-    login = "org.apache.kafka.common.security.plain.PlainLoginModule"
-    secured = f"SASL_SSL://127.0.0.1:{port}"
+    address = f"127.0.0.1:{port}"
+    if home:
+        with local_kafka(Path(home), _with_tls(address, address, certificates)):
+            yield address
+    else:
+        with kafka_container(_with_tls("0.0.0.0:9094", address, certificates), {9094: port}, certificates):
+            yield address
 
-    def secure(settings: dict[str, str]) -> dict[str, str]:
+
+def _with_tls(listen: str, advertised: str, certificates: Path) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Adds the listener to a broker's settings."""
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule"
+
+    def change(settings: dict[str, str]) -> dict[str, str]:
         return {
             **settings,
-            "listeners": f"{settings['listeners']},{secured}",
-            "advertised.listeners": f"{settings['advertised.listeners']},{secured}",
+            "listeners": f"{settings['listeners']},SASL_SSL://{listen}",
+            "advertised.listeners": f"{settings['advertised.listeners']},SASL_SSL://{advertised}",
             "listener.security.protocol.map": f"{settings['listener.security.protocol.map']},SASL_SSL:SASL_SSL",
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": str(certificates / "both.pem"),
@@ -49,8 +65,7 @@ def secure_kafka(certificates: Path) -> Iterator[str]:
             "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{login} required user_{USER}="{PASSWORD}";',
         }
 
-    with local_kafka(Path(home), secure):
-        yield f"127.0.0.1:{port}"
+    return change
 
 
 def kafka_settings(address: str, certificates: Path, password: str = PASSWORD) -> dict[str, str]:
@@ -70,19 +85,31 @@ def kafka_settings(address: str, certificates: Path, password: str = PASSWORD) -
 def secure_redis(certificates: Path) -> Iterator[int]:
     """Run Redis that speaks TLS only and knows `USER` only; yields its port.
 
-    In a container: a server on PATH, or a wheel's, may have been built without TLS.
+    Of this machine where that was built with TLS, as Debian's is and a wheel's is not, else in a container.
     """
-    if problem := docker_problem():
-        pytest.skip(f"only a container's Redis has TLS for certain, and {problem}: start Docker, or set DOCKER_HOST")
     (port,) = free_ports(1)
-    command = [
-        "redis-server", "--port", "0", "--tls-port", "6379", "--tls-auth-clients", "no", "--save", "",
-        "--tls-cert-file", "/tls/cert.pem", "--tls-key-file", "/tls/key.pem", "--tls-ca-cert-file", "/tls/cert.pem",
-        "--user", "default", "off", "--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all",
-    ]  # fmt: skip
-    with run_container(REDIS_IMAGE, 6379, port, command=command, volumes=[(str(certificates), "/tls", "ro")]):
+    users = ["--user", "default", "off", "--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
+    with ExitStack() as running:
+        try:
+            running.enter_context(redis_server(*_tls_options(port, certificates), *users))
+        except RuntimeError as without_tls:
+            if problem := docker_problem():
+                pytest.skip(
+                    f"{find_redis_server().path} was built without TLS, and {problem}: install Debian's redis-server, "
+                    f"start Docker, or set DOCKER_HOST ({str(without_tls).splitlines()[-1]})"
+                )
+            command = ["redis-server", "--port", "0", "--save", "", *_tls_options(6379, Path("/tls")), *users]
+            volumes = [(str(certificates), "/tls", "ro")]
+            running.enter_context(run_container(REDIS_IMAGE, {6379: port}, command=command, volumes=volumes))
         connect(redis_settings(port, certificates)["HOPSTREAM_REDIS__URL"], patience_s=30).close()
         yield port
+
+
+def _tls_options(port: int, certificates: Path) -> list[str]:
+    """A server's: no client needs a certificate of its own."""
+    certificate, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
+    files = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate]
+    return ["--tls-port", str(port), "--tls-auth-clients", "no", *files]
 
 
 def redis_settings(port: int, certificates: Path, password: str = PASSWORD) -> dict[str, str]:

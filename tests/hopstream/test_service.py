@@ -1,6 +1,8 @@
 """What the service does when, with workers and servers that do as the test says."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -295,3 +297,26 @@ def test_a_stop_ends_workers_that_get_ready_soon(monkeypatch: pytest.MonkeyPatch
     assert ended == []
     assert world.closed == ["g1", "g2"]
     assert "g2 requests begins" not in world.diary
+
+
+class Ring:
+    """Holds itself: only the garbage collector sees when nobody else does."""
+
+    def __init__(self) -> None:
+        self.next = self
+
+
+def test_garbage_is_looked_for_among_what_came_later_only() -> None:
+    """What stands when workers begin is set aside, until others take their place."""
+    gc.unfreeze()
+    world, ring = World(), Ring()
+    alive = weakref.ref(ring)
+    with world.running():
+        wait_until(lambda: world.serves("g1") and gc.get_freeze_count() > 0, "set aside")
+        del ring
+        gc.collect()
+        assert alive() is not None
+        world.store = G2
+        wait_until(lambda: world.serves("g2") and alive() is None, "collected after all")
+        wait_until(lambda: gc.get_freeze_count() > 0, "set aside again")
+    gc.unfreeze()

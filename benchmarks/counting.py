@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engine.depth import ROUNDS
 from engine.index import ItemIndex
 from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.metric import Metric, Users
@@ -56,7 +57,7 @@ class Counting:
     def __init__(self, metric: Metric, costs: MetricCosts, lanes: int) -> None:
         self._metric, self._costs = metric, costs
         self._lock = threading.Lock()
-        self.kind, self.compiled = metric.kind, metric.compiled
+        self.kind, self.compiled, self.by_item = metric.kind, metric.compiled, metric.by_item
         self.dimensions, self.bias_width = metric.dimensions, metric.bias_width
         self.pairs, self.multiply_adds, self._lengths = (np.zeros(lanes, np.int64) for _ in range(3))
 
@@ -133,6 +134,6 @@ def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
 
 def _rounds(query: Query, answer: Answer) -> tuple[int, int]:
     """How many rounds were near and how many far, at most."""
-    rounds = min(query.rounds, answer.steps - 1)
+    rounds = min((query.params.rounds or ROUNDS) + (query.mask is not None), answer.steps - 1)
     shorter, longer = rounds // 2, -(-rounds // 2)
     return (longer, shorter) if len(query.history_rows) else (shorter, longer)

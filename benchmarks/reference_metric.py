@@ -123,6 +123,7 @@ class ReferenceMetric:
     kind = "reference"
     bias_width = 0
     compiled = True
+    by_item = True
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._layers = Layers.of(weights)

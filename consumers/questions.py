@@ -21,10 +21,10 @@ class SearchDefaults:
     """What a request searches with unless it says otherwise, and what it may ask for at most."""
 
     beam: int = 64
-    width: int = 48
+    width: int = 64
     pairs: int = 64
     clusters: int = 2
-    rounds: int = 2
+    rounds: int | None = None
     budget: int = 500
     max_beam: int = 4_096
 

@@ -105,4 +105,4 @@ class _Mean:
 
 def _kind(query: Query) -> tuple[int, ...]:
     """Parameters of the same number of bits, with or without a filter."""
-    return (*(size.bit_length() for size in _sizes(query.params)), query.mask is not None)
+    return (*((size or 0).bit_length() for size in _sizes(query.params)), query.mask is not None)

@@ -66,10 +66,13 @@ class Ranking:
 
 
 class Given(NamedTuple):
-    """What the first steps of a query score: rows int64[s], one list after the other, and whether it then goes on."""
+    """What the first steps of a query score: rows int64[s], one list after the other.
+
+    rounds: how many it then goes on for, before it walks; 0 for one that ends there.
+    """
 
     rows: tuple[np.ndarray, ...]
-    walks: bool
+    rounds: int
 
 
 class Lanes:
@@ -153,9 +156,9 @@ class Lanes:
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
         """Put queries into free lanes int64[n], each with what its first steps score."""
-        k, beam, widths, pairs, clusters, rounds, budgets = np.array([_asked(query) for query in queries]).T
+        k, beam, widths, pairs, clusters, budgets = np.array([_asked(query) for query in queries]).T
         pairs = np.maximum(pairs, k)
-        walks = np.array([each.walks for each in given])
+        rounds = np.array([each.rounds for each in given])
         counts = np.array([sum(map(len, each.rows)) for each in given])
         scored = counts + np.minimum(rounds, MOST_SLOTS) * np.minimum(pairs, MOST_SLOTS)
         self._reserve(int(beam.max()), int(k.max()), int(scored.max()), int(counts.max()))
@@ -163,10 +166,10 @@ class Lanes:
         self.results.open(lanes, k)
         self._mark(lanes, queries)
         self._give(lanes, [rows for each in given for rows in each.rows], counts)
-        self.running[lanes], self.walks[lanes] = True, walks
+        self.running[lanes], self.walks[lanes] = True, rounds > 0
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
         self.budgets[lanes], self.widths[lanes], self.pairs[lanes] = budgets, widths, pairs
-        self.clusters[lanes], self.rounds[lanes] = clusters, rounds * walks
+        self.clusters[lanes], self.rounds[lanes] = clusters, rounds
         self.per_group[lanes] = [query.per_group for query in queries]
         # Who starts from rows that say nothing of the user looks far first.
         self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
@@ -233,7 +236,7 @@ class Lanes:
 
 def _asked(query: Query) -> tuple[int, ...]:
     params = query.params
-    return params.k, params.beam, params.width, params.pairs, params.clusters, query.rounds, params.budget
+    return params.k, params.beam, params.width, params.pairs, params.clusters, params.budget
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

@@ -26,12 +26,15 @@ class Metric(Protocol):
     """What the search needs to know of a metric. S is the width of a row's state, G of a point of the graph.
 
     compiled: score in compiled code where the state is on the CPU; the plain torch path elsewhere, and as a reference.
+    by_item: what is best for a user is among what is best for somebody who knows one of their items alone, as where the
+    closest item counts. Not where an average does: that lies between the items.
     """
 
     kind: str
     dimensions: int
     bias_width: int
     compiled: bool
+    by_item: bool
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """Points float32[n, G] that the graph is built on (L2), from states float32[n, S]."""
@@ -70,6 +73,7 @@ class VectorMetric:
     """
 
     bias_width = 0
+    by_item = False
     squared = False
     kind: str
 

@@ -67,6 +67,7 @@ class MlpMetric:
     """
 
     kind = "mlp"
+    by_item = True
 
     def __init__(
         self, dimensions: int, code_bias: np.ndarray, touched_bonus: float, target: int, *, compiled: bool = True

@@ -18,22 +18,22 @@ class SearchParams:
     k: results wanted. beam: candidates kept (at least k). width: candidates expanded in one step. pairs: rows scored in
     one round, k if that is more. clusters: directions that a round looks into the whole catalogue for. rounds: of near
     and far by turns, one more with a filter, after which the search only goes on until the beam and the results are
-    full. budget: metric evaluations that may be spent.
+    full; None for as many as it takes by `engine.depth`. budget: metric evaluations that may be spent.
     """
 
     k: int = 10
     beam: int = 64
-    width: int = 48
+    width: int = 64
     pairs: int = 64
     clusters: int = 2
-    rounds: int = 2
+    rounds: int | None = None
     budget: int = UNLIMITED
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         for name in ("k", "beam", "width", "pairs", "clusters", "rounds", "budget"):
-            if getattr(self, name) < 1:
-                raise InvalidQuery(name, f"must be at least 1, is {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidQuery(name, f"must be at least 1, is {value}")
         if self.budget > UNLIMITED:
             raise InvalidQuery("budget", f"must be at most {UNLIMITED}, is {self.budget}")
         if self.beam < self.k:
@@ -76,11 +76,6 @@ class Query:
             raise InvalidQuery("history_codes", f"{len(self.history_codes)} codes for {len(self.history_rows)} rows")
         if self.per_group < 0:
             raise InvalidQuery("per_group", f"must be 0 or more, is {self.per_group}")
-
-    @property
-    def rounds(self) -> int:
-        """The rounds of its search, with a filter one more: many links then lead to what is left out."""
-        return self.params.rounds + (self.mask is not None)
 
 
 class Stop(StrEnum):

@@ -15,6 +15,7 @@ import torch
 
 from engine import rounds as plain
 from engine.columns import read
+from engine.depth import rounds_of
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
@@ -61,7 +62,8 @@ class ParallelSearch:
         chosen = free[: len(queries)]
         self.lanes.fit(self.index)
         self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
-        self.lanes.admit(chosen, queries, [self._given(query) for query in queries])
+        rounds = rounds_of(self.index, queries)
+        self.lanes.admit(chosen, queries, [self._given(*pair) for pair in zip(queries, rounds, strict=True)])
         numbers: list[int] = chosen.tolist()
         return numbers
 
@@ -107,14 +109,14 @@ class ParallelSearch:
             for query in queries:
                 self.check(query)
 
-    def _given(self, query: Query) -> Given:
+    def _given(self, query: Query, rounds: int) -> Given:
         """What the first steps of a query score: all that its filter lets through, where that is little, or seeds."""
         if query.mask is not None:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
-                return Given((matching,), walks=False)
+                return Given((matching,), rounds=0)
         more = self.index.best if len(query.history_rows) >= ENOUGH_SEEDS else self.index.seeds
-        return Given((query.history_rows, more), walks=True)
+        return Given((query.history_rows, more), rounds)
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +196,7 @@ def exhaustive(index: ItemIndex, queries: list[Query]) -> list[Answer]:
         unlimited = replace(query, params=SearchParams(k=query.params.k, beam=query.params.k))
         lane = np.zeros(1, dtype=np.int64)
         index.metric.encode_users([query], index.state, running.lanes.users, lane)
-        running.lanes.admit(lane, [unlimited], [Given((everything,), walks=False)])
+        running.lanes.admit(lane, [unlimited], [Given((everything,), rounds=0)])
         while running.free_lanes == 0:
             answers.extend(answer for _, answer in running.step())
     return answers

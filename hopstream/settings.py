@@ -113,15 +113,16 @@ class SearchSettings(_Section):
     width: candidates whose neighbours are looked at in one round.
     pairs: items scored in one round; as many as are asked for, if those are more.
     clusters: directions that a round looks into the whole catalogue for.
-    rounds: of near and far by turns, one more with a filter.
+    rounds: of near and far by turns, one more with a filter; where not set, one where links lead to all that is wanted,
+    and else two.
     budget: metric evaluations that a query may spend.
     """
 
     beam: _Count = 64
-    width: _Count = 48
+    width: _Count = 64
     pairs: _Count = 64
     clusters: _Count = 2
-    rounds: _Count = 2
+    rounds: _Count | None = None
     budget: _Count = 500
 
 

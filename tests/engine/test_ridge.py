@@ -143,7 +143,7 @@ def test_a_search_without_gradients_finds_nearly_what_one_with_them_finds(name: 
     index = random_index(metric, rows=1000, degree=16)
     blind = copied(index, RidgeTangents(metric))
     rng = np.random.default_rng(1)
-    queries = [replace(random_query(rng, index, SearchParams(rounds=9)), mask=None) for _ in range(30)]
+    queries = [replace(random_query(rng, index, SearchParams(rounds=9)), mask=None) for _ in range(120)]
     expected = exhaustive(index, queries)
     true, fitted = (
         np.mean([len(np.intersect1d(a.rows, b.rows)) / len(b.rows) for a, b in zip(found, expected, strict=True)])

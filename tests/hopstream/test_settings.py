@@ -48,7 +48,7 @@ def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.Monk
     monkeypatch.setenv("HOPSTREAM_SEARCH__BEAM", "2")
     monkeypatch.setenv("hopstream_search__width", "2")
     search = Settings.load(file, {"search.beam": 3, "search.width": None}).search
-    assert (search.beam, search.width, search.budget, search.rounds) == (3, 2, 1, 2)
+    assert (search.beam, search.width, search.budget, search.clusters) == (3, 2, 1, 2)
 
 
 def test_the_file_of_the_working_directory_is_found() -> None:

@@ -19,6 +19,8 @@ FILTER_COLUMNS = (
     Column("groups", "<i8", 1),
 )
 
+_ANYTHING = Filter()
+
 
 def attribute_code(name: str) -> int:
     """A tag or a group as 64 bits, the same in every process; never 0."""
@@ -55,4 +57,4 @@ def filter_of(request: RecommendRequest) -> Filter | None:
         low=-math.inf if low is None else low,
         high=math.inf if high is None else high,
     )
-    return None if wanted == Filter() else wanted
+    return None if wanted == _ANYTHING else wanted

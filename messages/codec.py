@@ -7,6 +7,7 @@ the values must be is said once, in `rules`, and checked when the message is bui
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 import msgpack
@@ -71,6 +72,7 @@ class _Record(Generic[T]):
         # Every kind is a dataclass; there is no name for that type in typing.
         declared = fields(cast("Any", kind))
         self.names = tuple(field.name for field in declared)
+        self._values = attrgetter(*self.names)
         self._readers = {name: readers.get(name, Cursor.scalar) for name in self.names}
         self._required = tuple(field.name for field in declared if field.default is MISSING)
 
@@ -94,7 +96,7 @@ class _Record(Generic[T]):
 
     def plain(self, message: object) -> dict[str, Any]:
         """Return what `__call__` reads; a field that is None is left out."""
-        values = ((name, getattr(message, name)) for name in self.names)
+        values = zip(self.names, self._values(message), strict=True)
         return {name: _plain(value) for name, value in values if value is not None}
 
 
@@ -125,12 +127,15 @@ _MAX_BYTES: Mapping[type, int] = {
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tobytes()  # canonical little-endian float32 since the message was built
-    if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
-    record = _RECORDS.get(type(value))
-    return record.plain(value) if record else value
+    convert = _CONVERSIONS.get(type(value))
+    return value if convert is None else convert(value)
+
+
+_CONVERSIONS: Mapping[type, Callable[[Any], Any]] = {
+    np.ndarray: np.ndarray.tobytes,  # canonical little-endian float32 since the message was built
+    tuple: lambda entries: [_plain(entry) for entry in entries],
+    **{kind: record.plain for kind, record in _RECORDS.items()},
+}
 
 
 def encode(message: Message) -> bytes:

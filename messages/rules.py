@@ -97,7 +97,7 @@ def vector(path: str, value: object) -> Vector:
     if value.ndim != 1 or not 1 <= value.size <= MAX_DIMENSIONS:
         raise MalformedMessage(path, f"not one row of 1..{MAX_DIMENSIONS} numbers")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as such
-        copy = value.astype("<f4")
+        copy = np.array(value, "<f4")
     if not np.isfinite(copy).all():
         raise MalformedMessage(path, "not finite")
     copy.setflags(write=False)

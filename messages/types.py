@@ -137,7 +137,9 @@ class ScoredItem:
 
     def __post_init__(self) -> None:
         rules.identifier("item", self.item)
-        _normalize(self, score=rules.number("score", self.score))
+        score = rules.number("score", self.score)
+        if score is not self.score:  # an answer holds a thousand, nearly always floats
+            _normalize(self, score=score)
 
 
 @dataclass(frozen=True, slots=True)

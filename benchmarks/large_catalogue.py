@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.challenges import SEED, Challenge, expanded
-from benchmarks.contest import Contestant, Lines, compete
+from benchmarks.contest import LANES, Contestant, Lines, compete
+from benchmarks.depth import depth_rows
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
 from benchmarks.search_bench import DEGREE, RELEVANT, Bench, K, asked_for, built
@@ -61,6 +62,7 @@ def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: 
     rows = [SearchRow.of(one, floor.seconds) for one in on_large]
     details: Lines = {
         f"{small.index.rows:,} items": [SearchRow.of(one, floor.seconds) for one in on_small],
+        "depth": depth_rows(large, LANES[-1], rounds),
         "floors": floor.lines,
     }
     title = f"recall@{K}, {challenge.name} metric, {items:,} items, {QUERIES} queries, {TIMES} times each"

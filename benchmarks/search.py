@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from benchmarks import challenges
 from benchmarks.contest import LANES, Contestant, Lines, compete, lane_rows
 from benchmarks.curves import Curve, draw, front
+from benchmarks.depth import depth_rows
 from benchmarks.filtered import filter_rows
 from benchmarks.large_catalogue import TEMPORARY, compare
 from benchmarks.learned_peers import NANN_SETTINGS, SL2G_SETTINGS, NannParams
@@ -85,6 +86,7 @@ def measured(bench: Peers, rounds: int, *, peers: bool) -> Report:
     details: Lines = {
         "lanes": lane_rows(bench, params, rounds),
         "filters": filter_rows(bench, params, LANES[-1], rounds),
+        "depth": depth_rows(bench, LANES[-1], rounds),
         "floors": floor.lines,
     }
     rows = [SearchRow.of(one, floor.seconds) for one in results]

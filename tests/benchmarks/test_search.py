@@ -150,6 +150,9 @@ def test_command_leaves_a_table_json_and_a_drawing(tmp_path, bench, monkeypatch,
     assert found["exhaustive_floor_share"] > 0
     assert [row["lanes"] for row in found["lanes"]] == [1, 8, 32, 128]
     assert [row["matching_share"] for row in found["filters"]] == [0.5, 0.1, 0.01, 0.001]
+    depths = [(row["k"], row["rounds"]) for row in found["depth"]]
+    assert depths == [(k, rounds) for k in (10, 16, 32, 50) for rounds in (1, 2)]
+    assert [sum(row["default"] for row in found["depth"] if row["k"] == k) for k in (10, 50)] == [1, 1]
     assert len(found["floors"]) == 1
     assert (tmp_path / "out.svg").stat().st_size > 0
     assert "recall at 50" in capsys.readouterr().out.replace("_", " ")

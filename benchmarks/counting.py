@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.depth import ROUNDS
+from engine.depth import rounds_of
 from engine.index import ItemIndex
 from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.metric import Metric, Users
@@ -114,7 +114,7 @@ def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:
     metric keeps of a user are left out.
     """
     params, width = query.params, 4 * index.state.shape[1]
-    near, far = _rounds(query, answer)
+    near, far = _rounds(index, query, answer)
     estimated = near * params.width * index.links.shape[1]
     return answer.evaluations * 3 * width + estimated * (width + 4) + far * index.rows
 
@@ -126,14 +126,14 @@ def choosing(index: ItemIndex, query: Query, answer: Answer) -> int:
     scans the whole catalogue for every cluster. The first step and those that walk choose without products.
     """
     params, width = query.params, index.state.shape[1]
-    near, far = _rounds(query, answer)
+    near, far = _rounds(index, query, answer)
     scan = params.clusters * (index.rows + index.rows // _SAMPLE)
     clustering = (1 + CLUSTER_ROUNDS) * params.clusters * params.beam
     return width * (near * params.width * index.links.shape[1] + far * (scan + clustering))
 
 
-def _rounds(query: Query, answer: Answer) -> tuple[int, int]:
+def _rounds(index: ItemIndex, query: Query, answer: Answer) -> tuple[int, int]:
     """How many rounds were near and how many far, at most."""
-    rounds = min((query.params.rounds or ROUNDS) + (query.mask is not None), answer.steps - 1)
+    rounds = min(*rounds_of(index, [query]), answer.steps - 1)
     shorter, longer = rounds // 2, -(-rounds // 2)
     return (longer, shorter) if len(query.history_rows) else (shorter, longer)

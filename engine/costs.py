@@ -104,5 +104,6 @@ class _Mean:
 
 
 def _kind(query: Query) -> tuple[int, ...]:
-    """Parameters of the same number of bits, with or without a filter."""
-    return (*((size or 0).bit_length() for size in _sizes(query.params)), query.mask is not None)
+    """Parameters of the same number of bits, with or without a filter, and with something to start from or without."""
+    sizes = ((size or 0).bit_length() for size in _sizes(query.params))
+    return (*sizes, query.mask is not None, len(query.history_rows) > 0 and query.vector is None)

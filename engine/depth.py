@@ -16,38 +16,59 @@ LINKS_A_RESULT = 4
 finds them. With 64 links its recall was 0.998 at k = 10, 0.994 at 16, 0.955 at 32, on the worst of four catalogues of
 15,000 to 1,000,000 items; a round far beside it costs as much again on a small one and twice as much on a large one."""
 
+ENOUGH_SEEDS = 4
+"""A history of so many items is enough to start from, beside the best by prior; a shorter one gets all seeds."""
+
+
+def seeds_of(index: ItemIndex, query: Query) -> np.ndarray:
+    """The rows int64[s] that a search starts from beside its history."""
+    return index.best if len(query.history_rows) >= ENOUGH_SEEDS else index.seeds
+
 
 def rounds_of(index: ItemIndex, queries: Sequence[Query]) -> list[int]:
     """The rounds of each query: as many as it asks for or else needs, with a filter one more.
 
     A filter hides much of what links lead to.
     """
-    alone = _reached_by_links(index, queries) if index.metric.by_item else [False] * len(queries)
+    near = _reached_by_links(index, queries)
     return [
-        (query.params.rounds or (1 if one else ROUNDS)) + (query.mask is not None)
-        for query, one in zip(queries, alone, strict=True)
+        (query.params.rounds or (1 if place in near else ROUNDS)) + (query.mask is not None)
+        for place, query in enumerate(queries)
     ]
 
 
-def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> list[bool]:
-    """For which queries their histories' links lead to all that is wanted."""
-    lengths = np.array([len(query.history_rows) for query in queries])
-    needed = LINKS_A_RESULT * np.array([_wanted(query) for query in queries])
-    reached = (lengths > 0) & (needed <= index.relevant.shape[1]) & [_is_plain(query) for query in queries]
-    if reached.any():
-        # An item that has just come has no such links yet, and others lose some as items go.
-        rows = np.concatenate([query.history_rows for query in queries])
-        last = np.repeat(np.where(reached, index.degree + needed - 1, 0), lengths)
-        reached[np.repeat(np.arange(len(queries)), lengths)[read(index.links, rows, last) < 0]] = False
-    answers: list[bool] = reached.tolist()
-    return answers
+def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> set[int]:
+    """Which queries, of those that leave it open, find all that is wanted in one round near.
+
+    Not where an item of the history has just come and has no such links yet, or has lost some as others went.
+    """
+    able = [place for place, query in enumerate(queries) if _one_round_does(index, query)]
+    if not able:
+        return set()
+    rows = [queries[place].history_rows for place in able]
+    lengths = np.array([len(mine) for mine in rows])
+    last = index.degree - 1 + np.repeat([_needed(queries[place]) for place in able], lengths)
+    linked = read(index.links, np.concatenate(rows), last) >= 0
+    whole = np.logical_and.reduceat(linked, np.cumsum(lengths) - lengths)
+    return {place for place, one in zip(able, whole.tolist(), strict=True) if one}
 
 
-def _wanted(query: Query) -> int:
-    """How many results links have to lead to: those that may not be returned, the history aside, take places too."""
-    return query.params.k + max(0, len(query.excluded) - len(query.history_rows))
+def _one_round_does(index: ItemIndex, query: Query) -> bool:
+    """Whether one round near looks at the links of all that it starts from, and can find among them what is wanted."""
+    params, history, width = query.params, len(query.history_rows), index.relevant.shape[1]
+    return (
+        params.rounds is None
+        and index.metric.by_item
+        and history > 0
+        and query.vector is None
+        and query.mask is None
+        and query.per_group == 0
+        and history + len(seeds_of(index, query)) <= min(params.width, params.beam)
+        and _needed(query) <= min(width, max(params.pairs, params.k))
+        and params.k + len(query.excluded) <= width  # even if the first ones all lead to what is excluded
+    )
 
 
-def _is_plain(query: Query) -> bool:
-    """Whether links lead to all that it stands for, and anything that they lead to may be returned."""
-    return query.vector is None and query.mask is None and query.per_group == 0
+def _needed(query: Query) -> int:
+    """The links of each item that lead to all results; what is excluded beyond a history's own takes places as well."""
+    return LINKS_A_RESULT * (query.params.k + max(0, len(query.excluded) - len(query.history_rows)))

@@ -1,7 +1,8 @@
 """The parallel search: every running lane makes one step at a time, and all their pairs are scored in one call.
 
 A lane scores its seeds, then by turns the neighbours of its best and what their gradients point at in the whole
-catalogue (`engine.rounds`); if that is not enough to fill what it was asked for, it walks on over the graph. Within a
+catalogue (`engine.rounds`), or the neighbours alone where their links reach far enough (`engine.depth`); if that is not
+enough to fill what it was asked for, it walks on over the graph. Within a
 lane many candidates are expanded at once, across lanes a step is one batch: the hierarchical parallel search of GMP-GR
 (arXiv 2502.11490).
 """
@@ -15,7 +16,7 @@ import torch
 
 from engine import rounds as plain
 from engine.columns import read
-from engine.depth import rounds_of
+from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
@@ -33,9 +34,6 @@ THREAD_SECONDS = 0.0005
 """A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
 
 _SMOOTHING = 0.1
-
-ENOUGH_SEEDS = 4
-"""A history of so many items is enough to start from, beside the best by prior; a shorter one gets all seeds."""
 
 
 class ParallelSearch:
@@ -61,8 +59,8 @@ class ParallelSearch:
         self._check_all(queries)
         chosen = free[: len(queries)]
         self.lanes.fit(self.index)
+        rounds = rounds_of(self.index, queries)  # first, for it waits for a device
         self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
-        rounds = rounds_of(self.index, queries)
         self.lanes.admit(chosen, queries, [self._given(*pair) for pair in zip(queries, rounds, strict=True)])
         numbers: list[int] = chosen.tolist()
         return numbers
@@ -115,8 +113,7 @@ class ParallelSearch:
             matching = np.flatnonzero(query.mask)
             if len(matching) <= min(query.params.budget, EXACT_ROWS):
                 return Given((matching,), rounds=0)
-        more = self.index.best if len(query.history_rows) >= ENOUGH_SEEDS else self.index.seeds
-        return Given((query.history_rows, more), rounds)
+        return Given((query.history_rows, seeds_of(self.index, query)), rounds)
 
     # -- level 2 ---------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ def _array(read: _Read, most: int) -> _Read:
 
 
 class _Record(Generic[T]):
-    """How one dataclass is read from a map: by a reader per field, a single value where none is named."""
+    """How one dataclass, of two fields or more, is read from a map: by a reader per field, or a single value."""
 
     def __init__(self, kind: type[T], **readers: _Read) -> None:
         self.kind = kind

@@ -37,10 +37,19 @@ class Traffic:
 
 def send_all(client: RecommendClient, requests: Sequence[RecommendRequest], progress: Callable[[int], None]) -> Traffic:
     """Send requests, at most `IN_FLIGHT` of them open at a time, and wait for every answer."""
+    gc.freeze()  # a look through the data set, which is in this process, would stop it and be measured
+    try:
+        return _send_all(client, requests, progress)
+    finally:
+        gc.unfreeze()
+
+
+def _send_all(
+    client: RecommendClient, requests: Sequence[RecommendRequest], progress: Callable[[int], None]
+) -> Traffic:
     room = threading.Semaphore(IN_FLIGHT)
     latencies = np.zeros(len(requests))
     futures = []
-    gc.freeze()  # a look through the data set, which is in this process, would stop it and be measured
     began = time.perf_counter()
     for number, request in enumerate(requests):
         room.acquire()

@@ -163,7 +163,6 @@ class Service:
         else:
             self._waits.end(_WORKERS)
             self._change_to(crew)
-            _settle_memory()
 
     def _change_to(self, crew: Crew) -> None:
         info, before = crew.info, self._crew
@@ -171,6 +170,7 @@ class Service:
             _log.info("changing generations", old=before.info.name, new=info.name)
             self._heart.rest()
             before.stop()
+        _settle_memory()  # now, while nobody is at work
         self._crew = crew
         crew.start(ended=lambda: self._wake.put(None))
         served = {"index": info.index, "generation": info.name, "metric_version": info.metric_version}

@@ -12,6 +12,7 @@ from tests.engine.indexes import METRICS, device_of, mlp_metric, random_index
 K = 3
 RELEVANT = K * LINKS_A_RESULT
 
+LONG = np.arange(RELEVANT)
 PLAIN = Query(SearchParams(k=K), np.array([5, 9]), np.ones(2, np.int8), excluded=np.array([5, 9]))
 
 
@@ -23,6 +24,9 @@ def index() -> ItemIndex:
 
 def test_links_that_reach_all_results_are_enough(index: ItemIndex) -> None:
     """One round for a plain query, in a batch with others; what asks for rounds gets those."""
+    assert rounds_of(index, []) == []
+    long = replace(PLAIN, history_rows=LONG, history_codes=np.ones(RELEVANT, np.int8))
+    assert rounds_of(index, [long, PLAIN]) == [1, 1]
     asked = replace(PLAIN, params=SearchParams(k=K, rounds=5))
     filtered = replace(asked, mask=np.ones(100, dtype=bool))
     assert rounds_of(index, [PLAIN, asked, filtered, PLAIN]) == [1, 5, 6, 1]
@@ -32,13 +36,28 @@ def test_links_that_reach_all_results_are_enough(index: ItemIndex) -> None:
     ("query", "rounds"),
     [
         (replace(PLAIN, params=SearchParams(k=K + 1)), ROUNDS),
+        (replace(PLAIN, params=SearchParams(k=K, width=8)), ROUNDS),
+        (replace(PLAIN, params=SearchParams(k=K, beam=8)), ROUNDS),
+        (replace(PLAIN, params=SearchParams(k=K, pairs=8)), ROUNDS),
         (replace(PLAIN, excluded=np.array([5, 9, 50])), ROUNDS),
+        (replace(PLAIN, history_rows=LONG, history_codes=np.ones(RELEVANT, np.int8), excluded=LONG), ROUNDS),
         (replace(PLAIN, history_rows=np.empty(0, np.int64), history_codes=np.empty(0, np.int8)), ROUNDS),
         (replace(PLAIN, vector=np.zeros(8, np.float32)), ROUNDS),
         (replace(PLAIN, per_group=1), ROUNDS),
         (replace(PLAIN, mask=np.ones(100, dtype=bool)), ROUNDS + 1),
     ],
-    ids=["more results", "more excluded", "no history", "a vector beside it", "a limit for groups", "a filter"],
+    ids=[
+        "more results",
+        "fewer looked at",
+        "fewer kept",
+        "fewer scored",
+        "more excluded",
+        "links to the history alone",
+        "no history",
+        "a vector beside it",
+        "a limit for groups",
+        "a filter",
+    ],
 )
 def test_what_links_may_not_reach_is_looked_for(index: ItemIndex, query: Query, rounds: int) -> None:
     """Whatever is wanted beyond what the history's links were made for takes a round far."""

@@ -29,6 +29,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LET_GO_S", 0.01)
 
 
+@pytest.fixture(autouse=True)
+def _garbage_is_looked_for() -> Iterator[None]:
+    """What a service sets aside is looked through again for the tests behind this."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
 class FakeWorker:
     """Works until it is stopped, or fails when told to; ready at once."""
 
@@ -308,7 +316,6 @@ class Ring:
 
 def test_garbage_is_looked_for_among_what_came_later_only() -> None:
     """What stands when workers begin is set aside, until others take their place."""
-    gc.unfreeze()
     world, ring = World(), Ring()
     alive = weakref.ref(ring)
     with world.running():
@@ -319,4 +326,3 @@ def test_garbage_is_looked_for_among_what_came_later_only() -> None:
         world.store = G2
         wait_until(lambda: world.serves("g2") and alive() is None, "collected after all")
         wait_until(lambda: gc.get_freeze_count() > 0, "set aside again")
-    gc.unfreeze()

@@ -51,6 +51,14 @@ def test_flags_over_environment_over_file_over_defaults(monkeypatch: pytest.Monk
     assert (search.beam, search.width, search.budget, search.clusters) == (3, 2, 1, 2)
 
 
+def test_how_many_rounds_a_search_makes_may_be_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is, unless a number is set."""
+    assert Settings.load().search.rounds is None
+    monkeypatch.setenv("HOPSTREAM_SEARCH__ROUNDS", "3")
+    assert Settings.load().search.rounds == 3
+    assert fault(search_rounds=0).field == "search.rounds"
+
+
 def test_the_file_of_the_working_directory_is_found() -> None:
     """`hopstream.toml` is read where it lies; a file that is named is read instead of it."""
     written('[index]\nname = "here"', "hopstream.toml")

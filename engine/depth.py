@@ -13,8 +13,8 @@ ROUNDS = 2
 
 LINKS_A_RESULT = 4
 """So many links to what is relevant, of every item of the history, for each result that is wanted: then one round near
-finds them. With 64 links its recall was 0.998 at k = 10, 0.994 at 16, 0.955 at 32, on the worst of four catalogues of
-15,000 to 1,000,000 items; a round far beside it costs as much again on a small one and twice as much on a large one."""
+finds them. With 64 links its recall was 0.995 at k = 10, 0.993 at 16, 0.957 at 32, each on the worst of four catalogues
+of 15,000 to 1,000,000 items; a round far beside it costs as much again on a small one, twice as much on a large one."""
 
 ENOUGH_SEEDS = 4
 """A history of so many items is enough to start from, beside the best by prior; a shorter one gets all seeds."""

@@ -42,7 +42,8 @@ def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> set[int]:
 
     Not where an item of the history has just come and has no such links yet, or has lost some as others went.
     """
-    able = [place for place, query in enumerate(queries) if _one_round_does(index, query)]
+    links = index.relevant.shape[1]
+    able = [place for place, query in enumerate(queries) if _one_round_does(index, query, links)]
     if not able:
         return set()
     rows = [queries[place].history_rows for place in able]
@@ -53,9 +54,12 @@ def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> set[int]:
     return {place for place, one in zip(able, whole.tolist(), strict=True) if one}
 
 
-def _one_round_does(index: ItemIndex, query: Query) -> bool:
-    """Whether one round near looks at the links of all that it starts from, and can find among them what is wanted."""
-    params, history, width = query.params, len(query.history_rows), index.relevant.shape[1]
+def _one_round_does(index: ItemIndex, query: Query, links: int) -> bool:
+    """Whether one round near looks at the links of all that it starts from, and can find among them what is wanted.
+
+    links: that each item can have to what is relevant.
+    """
+    params, history = query.params, len(query.history_rows)
     return (
         params.rounds is None
         and index.metric.by_item
@@ -64,8 +68,8 @@ def _one_round_does(index: ItemIndex, query: Query) -> bool:
         and query.mask is None
         and query.per_group == 0
         and history + len(seeds_of(index, query)) <= min(params.width, params.beam)
-        and _needed(query) <= min(width, max(params.pairs, params.k))
-        and params.k + len(query.excluded) <= width  # even if the first ones all lead to what is excluded
+        and _needed(query) <= min(links, max(params.pairs, params.k))
+        and params.k + len(query.excluded) <= links  # even if the first ones all lead to what is excluded
     )
 
 

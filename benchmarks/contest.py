@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from benchmarks import matrix_product
-from benchmarks.search_bench import Bench, Method
+from benchmarks.search_bench import Bench, Method, Outcome
 from benchmarks.search_figures import OURS, Measured
-from benchmarks.timing import Timing, alternate
+from benchmarks.timing import Name, Timing, alternate
 from engine.query import SearchParams
 
 if TYPE_CHECKING:
@@ -108,10 +108,18 @@ def compete(contestants: Sequence[Contestant], rounds: int) -> tuple[list[Measur
 
 def lane_rows(bench: Bench, params: SearchParams, rounds: int) -> list[LaneRow]:
     """One setting with fewer lanes and more."""
-    methods = {lanes: Contestant.ours(bench, params, lanes) for lanes in LANES}
-    outcomes = {lanes: bench.outcome(one.run) for lanes, one in methods.items()}
-    timings = alternate({lanes: timed(one.run, one.queries) for lanes, one in methods.items()}, rounds, warm_ups=0)
-    return [LaneRow(lanes, outcomes[lanes].recall(bench.exact), 1 / timings[lanes].median) for lanes in LANES]
+    found = by_turns(bench, {lanes: Contestant.ours(bench, params, lanes).run for lanes in LANES}, rounds)
+    return [
+        LaneRow(lanes, outcome.recall(bench.exact), 1 / timing.median) for lanes, (outcome, timing) in found.items()
+    ]
+
+
+def by_turns(bench: Bench, methods: Mapping[Name, Method], rounds: int) -> dict[Name, tuple[Outcome, Timing]]:
+    """What methods find for the bench's queries, counted once, which is the warm-up too, and their times by turns."""
+    outcomes = {name: bench.outcome(method) for name, method in methods.items()}
+    runs = {name: timed(method, len(bench.queries)) for name, method in methods.items()}
+    timings = alternate(runs, rounds, warm_ups=0)
+    return {name: (outcomes[name], timings[name]) for name in methods}
 
 
 def timed(method: Callable[[], object], queries: int) -> Callable[[], float]:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from benchmarks.contest import timed
+from benchmarks.contest import by_turns
 from benchmarks.search_bench import Bench, K
-from benchmarks.timing import alternate
 from engine.depth import ROUNDS, rounds_of
 from engine.query import SearchParams
 
@@ -29,26 +28,22 @@ class DepthRow:
 
 def depth_rows(bench: Bench, lanes: int, rounds: int) -> list[DepthRow]:
     """All numbers of results by turns, each with one round and with two."""
-    depths = [(k, depth) for k in WANTED for depth in range(1, ROUNDS + 1)]
     undecided = {k: [replace(query, params=SearchParams(k=k)) for query in bench.queries] for k in WANTED}
     methods = {
         (k, depth): partial(
             bench.ours, [replace(query, params=SearchParams(k=k, rounds=depth)) for query in bench.queries], lanes
         )
-        for k, depth in depths
+        for k in WANTED
+        for depth in range(1, ROUNDS + 1)
     }
-    outcomes = {each: bench.outcome(method) for each, method in methods.items()}
-    timings = alternate(
-        {each: timed(method, len(bench.queries)) for each, method in methods.items()}, rounds, warm_ups=0
-    )
     return [
         DepthRow(
             k,
             depth,
-            recall=outcomes[k, depth].recall(bench.exact[:, :k]),
-            evaluations=outcomes[k, depth].evaluations,
-            queries_per_second=1 / timings[k, depth].median,
+            recall=outcome.recall(bench.exact[:, :k]),
+            evaluations=outcome.evaluations,
+            queries_per_second=1 / timing.median,
             default=rounds_of(bench.index, undecided[k]).count(depth) / len(bench.queries),
         )
-        for k, depth in depths
+        for (k, depth), (outcome, timing) in by_turns(bench, methods, rounds).items()
     ]

@@ -5,9 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.contest import timed
+from benchmarks.contest import by_turns
 from benchmarks.search_bench import Bench
-from benchmarks.timing import alternate
 from engine.query import SearchParams
 
 SHARES = (0.5, 0.1, 0.01, 0.001)
@@ -31,17 +30,14 @@ def filter_rows(bench: Bench, params: SearchParams, lanes: int, rounds: int) -> 
     asked = {
         share: [replace(query, params=params, mask=mask) for query in bench.queries] for share, mask in masks.items()
     }
-    methods = {share: partial(bench.ours, queries, lanes) for share, queries in asked.items()}
-    outcomes = {share: bench.outcome(method) for share, method in methods.items()}
-    runs = {share: timed(method, len(bench.queries)) for share, method in methods.items()}
-    timings = alternate(runs, rounds, warm_ups=0)
+    found = by_turns(bench, {share: partial(bench.ours, queries, lanes) for share, queries in asked.items()}, rounds)
     return [
         FilterRow(
             share,
             int(masks[share].sum()),
-            recall_at_50=outcomes[share].recall(bench.exhaustive(asked[share]).rows),
-            evaluations=outcomes[share].evaluations,
-            queries_per_second=1 / timings[share].median,
+            recall_at_50=outcome.recall(bench.exhaustive(asked[share]).rows),
+            evaluations=outcome.evaluations,
+            queries_per_second=1 / timing.median,
         )
-        for share in SHARES
+        for share, (outcome, timing) in found.items()
     ]

@@ -2,9 +2,8 @@
 
 A lane scores its seeds, then by turns the neighbours of its best and what their gradients point at in the whole
 catalogue (`engine.rounds`), or the neighbours alone where their links reach far enough (`engine.depth`); if that is not
-enough to fill what it was asked for, it walks on over the graph. Within a
-lane many candidates are expanded at once, across lanes a step is one batch: the hierarchical parallel search of GMP-GR
-(arXiv 2502.11490).
+enough to fill what it was asked for, it walks on over the graph. Within a lane many candidates are expanded at once,
+across lanes a step is one batch: the hierarchical parallel search of GMP-GR (arXiv 2502.11490).
 """
 
 import time

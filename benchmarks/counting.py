@@ -58,6 +58,7 @@ class Counting:
         self._metric, self._costs = metric, costs
         self._lock = threading.Lock()
         self.kind, self.compiled, self.by_item = metric.kind, metric.compiled, metric.by_item
+        self.recordable = False
         self.dimensions, self.bias_width = metric.dimensions, metric.bias_width
         self.pairs, self.multiply_adds, self._lengths = (np.zeros(lanes, np.int64) for _ in range(3))
 
@@ -103,7 +104,7 @@ class Counting:
         mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
         with self._lock:
             self.pairs[mine] += counts
-            self.multiply_adds[mine] += step + counts * cost.of(self._lengths[mine])
+            self.multiply_adds[mine] += step * (counts > 0) + counts * cost.of(self._lengths[mine])
 
 
 def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:

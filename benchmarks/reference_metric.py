@@ -124,6 +124,7 @@ class ReferenceMetric:
     bias_width = 0
     compiled = True
     by_item = True
+    recordable = True
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self._layers = Layers.of(weights)

@@ -10,23 +10,12 @@ import numpy as np
 import torch
 
 
-def moved(device: torch.device, *columns: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """The same columns, of one length, on the device as int64: one transfer, which nobody waits for."""
-    return torch.from_numpy(np.stack(columns).astype(np.int64, copy=False)).to(device, non_blocking=True).unbind()
-
-
-def back(*columns: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """The same columns on the host, in their own types; of one length, on a device one transfer as int64."""
-    if columns[0].device.type == "cpu":
-        return tuple(column.numpy() for column in columns)
-    together = torch.stack([column.long() for column in columns]).cpu()
-    return tuple(values.to(column.dtype).numpy() for values, column in zip(together, columns, strict=True))
-
-
 def read(column: torch.Tensor, *where: np.ndarray) -> np.ndarray:
     """``column[where]``, a copy on the host."""
     on_host = column.device.type == "cpu"
-    values: np.ndarray = column.numpy()[where] if on_host else column[_on(column.device, where)].cpu().numpy()
+    values: np.ndarray = (
+        column.numpy()[where] if on_host else column[tuple(_on(column.device, each) for each in where)].cpu().numpy()
+    )
     return values
 
 
@@ -38,14 +27,29 @@ def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.nd
     return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
 
 
+def read_together(where: np.ndarray, *columns: torch.Tensor) -> list[np.ndarray]:
+    """``column[where]`` for each of several columns [m, ≥ 1] and where int64[n], copies on the host: one transfer."""
+    if columns[0].device.type == "cpu":
+        return [column.numpy()[where] for column in columns]
+    places = _on(columns[0].device, where)
+    lines = [column[places] for column in columns]
+    together = torch.cat([line.flatten().view(torch.uint8) for line in lines]).cpu()
+    parts = torch.split(together, [line.nbytes for line in lines])
+    # Each copied to where a number may begin.
+    return [part.clone().view(line.dtype).reshape(line.shape).numpy() for part, line in zip(parts, lines, strict=True)]
+
+
 def write(column: torch.Tensor, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float) -> None:
     """``column[where] = values``."""
     if column.device.type == "cpu":
         column.numpy()[where] = values
+    elif isinstance(where, np.ndarray) and isinstance(values, float | int):
+        column.index_fill_(0, _on(column.device, where), values)
     else:
         indices = where if isinstance(where, tuple) else (where,)
-        column[_on(column.device, indices)] = torch.as_tensor(values).to(column.device, column.dtype, non_blocking=True)
+        places = tuple(_on(column.device, each) for each in indices)
+        column[places] = torch.as_tensor(values).to(column.device, column.dtype, non_blocking=True)
 
 
-def _on(device: torch.device, where: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(indices).to(device, non_blocking=True) for indices in where)
+def _on(device: torch.device, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(rows).to(device, non_blocking=True)

@@ -6,7 +6,6 @@ Of many lanes at once, in plain torch, on any device.
 import torch
 
 from engine.index import ROW_BLOCK, ItemIndex
-from engine.kernels.products import padded
 from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.lanes import NO_ROW
 
@@ -24,7 +23,7 @@ def clustered(
 
     clusters: int64[n], at most ``most``. Returns centres float32[n, most, S] and which of them are, bool[n, most].
     """
-    each = torch.arange(len(slopes), device=slopes.device)
+    each, numbers = (torch.arange(count, device=slopes.device) for count in (len(slopes), most))
     chosen, real = [slopes[each, known.long().argmax(dim=1)]], [known.any(dim=1)]
     nearest = torch.full_like(known, torch.inf, dtype=slopes.dtype)
     for number in range(1, most):
@@ -36,7 +35,7 @@ def clustered(
     for _ in range(CLUSTER_ROUNDS):
         apart = centres.square().sum(dim=2)[:, None] - 2 * torch.bmm(slopes, centres.transpose(1, 2))
         owner = apart.masked_fill(~real_centres[:, None], torch.inf).argmin(dim=2)
-        members = (torch.nn.functional.one_hot(owner, most) * known[:, :, None]).to(slopes.dtype)
+        members = ((owner[:, :, None] == numbers) & known[:, :, None]).to(slopes.dtype)
         counts = members.sum(dim=1)[:, :, None]
         means = torch.bmm(members.transpose(1, 2), slopes) / counts.clamp(min=1)
         centres = torch.where(counts > 0, means, centres)
@@ -44,16 +43,14 @@ def clustered(
 
 
 def farthest(
-    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, centres: torch.Tensor, keep: int
+    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, centres: torch.Tensor, keep: int, rows: int
 ) -> torch.Tensor:
-    """The unmarked rows farthest in the direction of each of centres float32[n, c, S]: int64[n, c, keep], −1 behind.
+    """The unmarked rows farthest in the direction of each of centres float32[n, c, S]: int64[n, c, ≤ keep], −1 behind.
 
-    marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes. Rows of the
-    catalogue are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
+    marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes. The first ``rows`` of the
+    catalogue, whole blocks, are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
     """
-    if index.rows == 0:
-        return torch.full((*centres.shape[:2], keep), NO_ROW, device=centres.device)
-    clusters, rows = centres.shape[1], padded(index.rows, ROW_BLOCK)
+    clusters = centres.shape[1]
     across, gone = index.state[:rows].T, index.versions[:rows] <= 0
     step = max(1, MOST_FLOATS // (clusters * rows))
     found = []

@@ -89,6 +89,11 @@ class ItemIndex:
         return self.versions > 0
 
     @property
+    def on_device(self) -> tuple[torch.Tensor, ...]:
+        """The columns that a search reads, on the device; each is another tensor when it has become larger."""
+        return self.versions, self.groups, self.links, self.state
+
+    @property
     def columns(self) -> ItemColumns:
         """The columns as compiled code wants them, until the next change.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine.columns import moved, write
+from engine.columns import write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
@@ -24,6 +24,7 @@ class Ranking:
     """For every lane its best rows so far, best first, ties to the lowest row: float32 and int64[lanes, width].
 
     Empty places hold −inf and −1. Memory follows the largest request seen so far, work that of the lanes at hand.
+    sizes: int64[lanes] on the host, how many each keeps.
     """
 
     def __init__(self, lanes: int, device: torch.device) -> None:
@@ -41,28 +42,28 @@ class Ranking:
         write(self.rows, lanes, NO_ROW)
         self.sizes[lanes] = sizes
 
-    def merge(self, lanes: np.ndarray, scores: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Take new rows in: lanes int64[a], scores float32[a, m], rows int64[a, m] (−1 and −inf for none).
+    def merge(
+        self, lanes: torch.Tensor, sizes: torch.Tensor, width: int, scores: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Take new rows into lanes int64[n] of sizes int64[n], at most ``width``.
 
-        Returns places int64[a, width]: where each kept entry stood before in [old | new], the old ``width`` wide.
+        scores float32[n, m], rows int64[n, m] (−1 and −inf for none). Returns places int64[n, width]: where each kept
+        entry stood before in [old | new], the old ``width`` wide.
         """
-        chosen, sizes = moved(rows.device, lanes, self.sizes[lanes])
-        width = int(self.sizes[lanes].max())
-        all_scores = torch.cat([self.scores[chosen, :width], scores], dim=1)
-        all_rows = torch.cat([self.rows[chosen, :width], rows], dim=1)
+        all_scores = torch.cat([self.scores[lanes, :width], scores], dim=1)
+        all_rows = torch.cat([self.rows[lanes, :width], rows], dim=1)
         by_row = all_rows.argsort(dim=1, stable=True)
         by_score = all_scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
         places = by_row.gather(1, by_score)[:, :width]
         beyond = torch.arange(width, device=rows.device)[None, :] >= sizes[:, None]
         kept = all_scores.gather(1, places).masked_fill_(beyond, -torch.inf)
-        self.scores[chosen, :width] = kept
-        self.rows[chosen, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
+        self.scores[lanes, :width] = kept
+        self.rows[lanes, :width] = all_rows.gather(1, places).masked_fill_(kept == -torch.inf, NO_ROW)
         return places
 
-    def full(self, lanes: np.ndarray) -> torch.Tensor:
-        """bool[n]: which of the lanes int64[n] have no empty place."""
-        chosen, last = moved(self.rows.device, lanes, self.sizes[lanes] - 1)
-        return self.rows[chosen, last] != NO_ROW
+    def full(self, lanes: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """bool[n]: which of the lanes int64[n], of sizes int64[n], have no empty place."""
+        return self.rows[lanes, sizes - 1] != NO_ROW
 
 
 class Given(NamedTuple):
@@ -76,7 +77,7 @@ class Given(NamedTuple):
 
 
 class Lanes:
-    """State of every lane.
+    """State of every lane, and on the device of one more, the `spare`, in which there is never a query.
 
     On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
     beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
@@ -87,18 +88,18 @@ class Lanes:
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
-        device = index.device
-        self.count = count
-        self.users = index.metric.make_users(count, device)
-        self.beam = Ranking(count, device)
-        self.results = Ranking(count, device)
-        self.result_versions = torch.zeros(count, 0, dtype=torch.int64, device=device)
-        self.given = torch.zeros(count, 1, dtype=torch.int64, device=device)
-        self.unexpanded = torch.zeros(count, 0, dtype=torch.bool, device=device)
-        self.slots = torch.zeros(count, 0, dtype=torch.int64, device=device)
-        self.tangents = torch.zeros(count, 0, index.state.shape[1] + 1, device=device)
-        self.scored = torch.zeros(count, 0, dtype=torch.int32, device=device)
-        self.marks = torch.zeros(count, 0, dtype=torch.uint8, device=device)
+        device, several = index.device, count + 1
+        self.count = self.spare = count
+        self.users = index.metric.make_users(several, device)
+        self.beam = Ranking(several, device)
+        self.results = Ranking(several, device)
+        self.result_versions = torch.zeros(several, 0, dtype=torch.int64, device=device)
+        self.given = torch.zeros(several, 1, dtype=torch.int64, device=device)
+        self.unexpanded = torch.zeros(several, 0, dtype=torch.bool, device=device)
+        self.slots = torch.zeros(several, 0, dtype=torch.int64, device=device)
+        self.tangents = torch.zeros(several, 0, index.state.shape[1] + 1, device=device)
+        self.scored = torch.zeros(several, 0, dtype=torch.int32, device=device)
+        self.marks = torch.zeros(several, 0, dtype=torch.uint8, device=device)
         self.running, self.walks, self.filtered = np.zeros((3, count), dtype=bool)
         self.deadlines = np.full(count, inf)
         asked, reached = np.zeros((6, count), dtype=np.int64), np.zeros((8, count), dtype=np.int64)
@@ -119,13 +120,8 @@ class Lanes:
     def columns(self) -> LaneColumns:
         """The columns as compiled code wants them."""
         if self._columns is None:
-            on_device = (
-                *(self.given, self.marks, self.scored, self.tangents),
-                *(self.beam.scores, self.beam.rows, self.unexpanded, self.slots),
-                *(self.results.scores, self.results.rows, self.result_versions),
-            )
             given, marks, scored, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
-                column.numpy() for column in on_device
+                column.numpy() for column in self.on_device
             )
             self._columns = LaneColumns(
                 *(self.walks, self.stages, given, self.offered, self.wanted, self.budgets, self.widths, self.clusters),
@@ -134,6 +130,15 @@ class Lanes:
                 *(self.results.sizes, *results),
             )
         return self._columns
+
+    @property
+    def on_device(self) -> tuple[torch.Tensor, ...]:
+        """All columns on the device but the users'; each is another tensor when it has become larger."""
+        return (
+            *(self.given, self.marks, self.scored, self.tangents),
+            *(self.beam.scores, self.beam.rows, self.unexpanded, self.slots),
+            *(self.results.scores, self.results.rows, self.result_versions),
+        )
 
     def free(self) -> np.ndarray:
         """int64[n]: the lanes that hold no query."""
@@ -150,8 +155,8 @@ class Lanes:
         missing = len(index.versions) - known
         if missing > 0:
             # A row that did not exist at admission may be returned unless a filter chose the rows.
-            added = torch.from_numpy(self.filtered * np.uint8(BARRED)).to(index.device)
-            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(self.count, missing + 1)], dim=1)
+            added = torch.from_numpy(np.append(self.filtered, False) * np.uint8(BARRED)).to(index.device)
+            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + 1)], dim=1)
             self._columns = None
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
@@ -219,10 +224,12 @@ class Lanes:
                 barred = np.full(self.marks.shape[1], BARRED, np.uint8)
                 barred[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
                 write(self.marks, np.array([lane]), barred)
-            if len(query.excluded):
-                if self._remember:
-                    self._excluded[lane] = query.excluded
-                write(self.marks[lane], query.excluded, BARRED)
+            if len(query.excluded) and self._remember:
+                self._excluded[lane] = query.excluded
+        excluded = [query.excluded for query in queries]
+        owners = np.repeat(lanes, [len(rows) for rows in excluded])
+        if len(owners):
+            write(self.marks, (owners, np.concatenate(excluded)), BARRED)
 
     def _wipe(self, lanes: np.ndarray) -> None:
         """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""

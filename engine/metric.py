@@ -28,6 +28,7 @@ class Metric(Protocol):
     compiled: score in compiled code where the state is on the CPU; the plain torch path elsewhere, and as a reference.
     by_item: what is best for a user is among what is best for somebody who knows one of their items alone, as where the
     closest item counts. Not where an average does: that lies between the items.
+    recordable: `score` and `score_with_tangents` may be recorded on a GPU and replayed, since they ask it for no value.
     """
 
     kind: str
@@ -35,6 +36,10 @@ class Metric(Protocol):
     bias_width: int
     compiled: bool
     by_item: bool
+
+    @property
+    def recordable(self) -> bool:
+        """See above."""
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """Points float32[n, G] that the graph is built on (L2), from states float32[n, S]."""
@@ -80,6 +85,11 @@ class VectorMetric:
     def __init__(self, dimensions: int, *, compiled: bool = True) -> None:
         self.dimensions = dimensions
         self.compiled = compiled
+
+    @property
+    def recordable(self) -> bool:
+        """Unless a subclass scores in its own way."""
+        return scores_like(self, VectorMetric)
 
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """The vectors themselves."""

@@ -84,6 +84,11 @@ class MlpMetric:
         self._history_bias = dimensions + 1
         self._prior = dimensions + 2 + target
 
+    @property
+    def recordable(self) -> bool:
+        """Unless a subclass scores in its own way."""
+        return scores_like(self, MlpMetric)
+
     def item_vectors(self, state: torch.Tensor) -> torch.Tensor:
         """The vectors e_v."""
         return state[:, : self.dimensions]
@@ -199,28 +204,27 @@ class MlpMetric:
         over_lanes(fold_histories, len(queries), *given, together=_FOLDED_TOGETHER)
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
-        """An own vector stands behind the last row."""
+        """An own vector stands behind the last row. Vectors behind all that count for nothing, and stay as they are."""
         histories = self._histories(queries)
-        counts = np.diff(histories.ends, prepend=0)
+        counts, owns = np.diff(histories.ends, prepend=0), histories.owners >= 0
         lines = np.repeat(np.arange(len(queries)), counts)
-        where = lines, np.arange(len(lines)) - np.repeat(histories.ends - counts, counts)
-        shape, owners = (len(queries), _LONGEST), np.flatnonzero(histories.owners >= 0)
-        padded_rows, padded_codes = np.full(shape, _NO_ROW), np.zeros(shape, np.int8)
-        padded_rows[where], padded_codes[where] = histories.rows, histories.codes
-        rows, codes, own, mine, lengths, *ends = (
-            torch.from_numpy(array).to(state.device, non_blocking=True)
-            for array in (padded_rows, padded_codes, histories.own, lanes, counts, owners, counts[owners])
-        )
-        known, code_bias = rows != _NO_ROW, self._code_bias.to(state.device)
-        vectors = state[rows, : self.dimensions] * known[:, :, None]
-        biases = (state[rows, self._history_bias] + code_bias[codes.long()]).masked_fill(~known, -torch.inf)
-        vectors[tuple(ends)], biases[tuple(ends)] = own, code_bias[TARGET_ONLY]
-        users.vectors[mine, :, : self.dimensions] = vectors
-        users.biases[mine] = biases
+        places = np.arange(len(lines)) - np.repeat(histories.ends - counts, counts)
+        # In one transfer: lanes, lengths, rows, codes.
+        given = np.full((len(queries), 2 + 2 * _LONGEST), _NO_ROW)
+        given[:, 0], given[:, 1] = lanes, counts + owns
+        given[lines, 2 + places], given[lines, 2 + _LONGEST + places] = histories.rows, histories.codes
+        moved = torch.from_numpy(given).to(state.device, non_blocking=True)
+        mine, lengths, rows, codes = moved[:, 0], moved[:, 1], *torch.split(moved[:, 2:], _LONGEST, dim=1)
+        known, code_bias, longest = rows != _NO_ROW, self._code_bias.to(state.device), int(counts.max())
+        users.vectors[mine, :longest, : self.dimensions] = state[rows[:, :longest], : self.dimensions]
+        users.biases[mine] = (state[rows, self._history_bias] + code_bias[codes]).masked_fill(~known, -torch.inf)
         users.rows[mine] = rows
         users.touched[mine] = known & (codes == OTHER_ONLY)
         users.lengths[mine] = lengths
-        users.lengths[mine[ends[0]]] += 1
+        if owns.any():
+            behind = tuple(torch.from_numpy(of[owns]).to(state.device) for of in (lanes, counts))
+            users.vectors[(*behind, slice(self.dimensions))] = torch.from_numpy(histories.own).to(state.device)
+            users.biases[behind] = code_bias[TARGET_ONLY]
 
     def _histories(self, queries: Sequence[Query]) -> Histories:
         """Of each query the newest MAX_HISTORY items and, where it has one, its own vector."""

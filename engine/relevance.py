@@ -13,8 +13,9 @@ import torch
 from engine.behavior_codes import TARGET_ONLY
 from engine.directions import farthest
 from engine.graph import GraphChange, arithmetic
-from engine.index import NO_NEIGHBOR, ItemIndex
+from engine.index import NO_NEIGHBOR, ROW_BLOCK, ItemIndex
 from engine.kernels.byte_products import matrix_unit
+from engine.kernels.products import padded
 from engine.kernels.scan import find_along
 from engine.kernels.threads import over_lanes
 from engine.metric import Users
@@ -90,7 +91,8 @@ def _along(index: ItemIndex, slopes: torch.Tensor, rows: np.ndarray, width: int)
     """What `engine.kernels.scan.find_along` finds, in plain torch."""
     marks = torch.zeros(1, len(index.versions), dtype=torch.uint8, device=index.device)
     nobody = torch.zeros(len(rows), dtype=torch.int64, device=index.device)
-    found = farthest(index, marks, nobody, slopes[:, None], width + 1)[:, 0]
+    whole = padded(index.rows, ROW_BLOCK)
+    found = farthest(index, marks, nobody, slopes[:, None], width + 1, whole)[:, 0]
     own = found == torch.from_numpy(rows).to(index.device)[:, None]
     order = (own | (found == NO_NEIGHBOR)).to(torch.uint8).argsort(dim=1, stable=True)
     lists = torch.full((len(rows), width), NO_NEIGHBOR, device=index.device)

@@ -42,6 +42,7 @@ class RidgeTangents:
         self.dimensions = metric.dimensions
         self.bias_width = metric.bias_width
         self.compiled = metric.compiled
+        self.recordable = False  # what solves equations may ask the device whether it could
         self.by_item = False  # links were made by gradients that are fitted here, to whatever was scored
         self._metric = metric
         self._memory = memory

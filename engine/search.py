@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine import rounds as plain
-from engine.columns import read
+from engine.columns import read, read_together
 from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.index import ItemIndex
@@ -22,6 +21,7 @@ from engine.kernels import steps as compiled
 from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
 from engine.lanes import NO_ROW, Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
+from engine.turns import Turns
 
 QUIET_ROUNDS = 2
 """A lane ends its rounds early when so many of them, one near and one far, brought nothing new among its results."""
@@ -41,7 +41,7 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
-        self._hop_of = plain.hop if index.sketch is None else compiled.hop
+        self._hop_of = Turns(index.device).hop if index.sketch is None else compiled.hop
         self._scanned = False
         self._lane_seconds = 0.0
 
@@ -129,7 +129,7 @@ class ParallelSearch:
         return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Choose, score and merge for lanes int64[n]: see `engine.rounds.hop`."""
+        """Choose, score and merge for lanes int64[n]: see `engine.kernels.steps.hop`."""
         worth = int(len(running) * self._lane_seconds / THREAD_SECONDS)
         threads = max(1, min(torch.get_num_threads(), len(running), worth))
         began = time.perf_counter()
@@ -150,8 +150,9 @@ class ParallelSearch:
         lanes = self.lanes
         if len(done) == 0:
             return []
-        rows, scores = read(lanes.results.rows, done), read(lanes.results.scores, done)
-        kept = (rows != NO_ROW) & (read(lanes.result_versions, done) == read(self.index.versions, rows))
+        results = lanes.results.rows, lanes.results.scores, lanes.result_versions
+        rows, scores, versions = read_together(done, *results)
+        kept = (rows != NO_ROW) & (versions == read(self.index.versions, rows))
         counted, whole = (lanes.evaluations[done].tolist(), lanes.steps[done].tolist()), bool(kept.all())
         answers = [
             Answer(mine if whole else mine[good], values if whole else values[good], evaluations, steps, stop)

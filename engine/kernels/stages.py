@@ -7,7 +7,8 @@ from numba import njit
 
 from engine.kernels import UNCOUNTED
 
-SEEDS, NEAR, FAR, FILL = range(4)
+STAGES = 4
+SEEDS, NEAR, FAR, FILL = range(STAGES)
 """What a lane does in its next step: score what it was given, a round near or far, or walk on to fill its lists."""
 
 ENTERED, FULL, BARREN = 1, 2, 4

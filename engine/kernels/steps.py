@@ -1,16 +1,15 @@
-"""A step in compiled code: the functions of `engine.rounds`, on CPUs."""
+"""A step in compiled code, on CPUs: what `engine.turns` does in torch."""
 
 import numpy as np
 import torch
 
-from engine import rounds as plain
 from engine.index import ItemIndex
 from engine.kernels import merging, rounds
 from engine.kernels.byte_products import matrix_unit
 from engine.kernels.hops import Hop
 from engine.kernels.stages import FAR
 from engine.kernels.threads import in_parts
-from engine.lanes import Lanes
+from engine.lanes import NO_ROW, Lanes
 
 TOGETHER = 4
 """Lanes that a thread takes through a hop at a time: what is worked out of them stays in its cache."""
@@ -19,10 +18,14 @@ _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
 
 
 def hop(index: ItemIndex, lanes: Lanes, running: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """See `engine.rounds.hop`. Threads share the lanes out as they get ready, and wait for each other once."""
+    """Choose, score and merge for lanes int64[n].
+
+    Returns these lanes in any order, how many pairs each scored, int64[n], and what that did to it, uint8[n]: bits of
+    `engine.kernels.stages`. Threads share the lanes out as they get ready, and wait for each other once.
+    """
     kernel = index.metric.hop_kernel(index.state, lanes.users)
     if kernel is None:
-        return plain.hop_by(choose, merge, index, lanes, running)
+        return _hop_asking(index, lanes, running)
     chosen, parts = dealt(running, lanes.stages[running] == FAR, lanes.later(running), threads)
     widest = int(lanes.wanted[chosen].max())
     counts, done = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.uint8)
@@ -51,18 +54,23 @@ def dealt(running: np.ndarray, far: np.ndarray, later: np.ndarray, threads: int)
     return chosen, np.stack([begins, begins + derived, ends], axis=1)
 
 
-def choose(index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor) -> None:
-    """See `engine.rounds.choose`."""
-    rounds.choose(chosen, index.rows, index.columns, lanes.columns, matrix_unit(), table.numpy(), counts.numpy())
-
-
-def merge(
-    index: ItemIndex, lanes: Lanes, chosen: np.ndarray, table: torch.Tensor, counts: torch.Tensor, scores: torch.Tensor,
-    tangents: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
-    """See `engine.rounds.merge`."""
-    done = np.zeros(len(chosen), dtype=np.uint8)
-    known = _NO_TANGENTS if tangents is None else tangents.numpy()
-    pairs = (table.numpy(), counts.numpy(), scores.numpy(), known)
-    merging.merge(chosen, index.columns, lanes.columns, *pairs, done)
-    return torch.from_numpy(done)
+def _hop_asking(index: ItemIndex, lanes: Lanes, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same under a metric that is asked for its scores each time, on this thread."""
+    later = lanes.later(running)
+    chosen, derived = np.concatenate([running[later], running[~later]]), int(np.count_nonzero(later))
+    table = np.full((len(chosen), int(lanes.wanted[chosen].max())), NO_ROW)
+    counts, done = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.uint8)
+    rounds.choose(chosen, index.rows, index.columns, lanes.columns, matrix_unit(), table, counts)
+    for part, derive in ((slice(0, derived), True), (slice(derived, len(chosen)), False)):
+        if part.start == part.stop or table.shape[1] == 0:
+            continue
+        pairs = index.state, torch.from_numpy(table[part]), lanes.users, torch.from_numpy(chosen[part])
+        tangents = _NO_TANGENTS
+        if derive:
+            scores, given = index.metric.score_with_tangents(*pairs)
+            tangents = given.numpy()
+        else:
+            scores = index.metric.score(*pairs)
+        columns = table[part], counts[part], scores.numpy(), tangents
+        merging.merge(chosen[part], index.columns, lanes.columns, *columns, done[part])
+    return chosen, counts, done

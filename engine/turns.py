@@ -1,0 +1,105 @@
+"""A hop on a device: lanes that do the same take their turns together, as many at a time as fit one recording."""
+
+import numpy as np
+import torch
+
+from engine.index import ROW_BLOCK, ItemIndex
+from engine.kernels.products import padded
+from engine.kernels.stages import FAR, FILL, NEAR, STAGES
+from engine.lanes import Lanes
+from engine.recording import Recorder
+from engine.rounds import Extent, Turn, take_turn
+
+_PAIRS, _PARENTS, _KEPT = 32, 8, 16
+"""Columns come in so many at a time, so that few recordings serve many requests."""
+
+
+class Turns:
+    """Takes lanes through their hops, in plain torch, recorded where a GPU can."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._recorder = Recorder(device)
+
+    def hop(
+        self, index: ItemIndex, lanes: Lanes, running: np.ndarray, _threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose, score and merge for lanes int64[n].
+
+        Returns these lanes in any order, how many pairs each scored, int64[n], and what that did to it, uint8[n]: bits
+        of `engine.kernels.stages`. How many threads are worth waking only compiled code asks.
+        """
+        idle = lanes.wanted[running] == 0  # nothing was given to them
+        groups = [running[idle], *_alike(lanes, running[~idle])]
+        outcomes = [torch.zeros(2, len(groups[0]), dtype=torch.int64, device=index.device)]
+        outcomes += [self._take(index, lanes, mine) for mine in groups[1:]]
+        counts, done = torch.cat(outcomes, dim=1).cpu().numpy()
+        return np.concatenate(groups), counts, done.astype(np.uint8)
+
+    def _take(self, index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> torch.Tensor:
+        """The turn of lanes int64[n] that do the same: int64[2, n]."""
+        extent, asked = _extent(index, lanes, mine), _asked(lanes, mine)
+        recordable = index.metric.recordable and extent.stage != FILL
+        outcome = self._recorder.run(
+            lambda given: take_turn(index, lanes, Turn(*given.unbind()), extent),
+            asked,
+            (extent, asked.shape) if recordable else None,
+            (index.metric, *index.on_device, *lanes.on_device),
+        )
+        return outcome[:, : len(mine)].clone()  # before the next turn is taken in the same memory
+
+
+def _alike(lanes: Lanes, running: np.ndarray) -> list[np.ndarray]:
+    """Lanes int64[n] in groups: of those that are at one stage, all of which will want their tangents or none.
+
+    And that score about as many pairs, so that who scores a thousand does not make the others' tables as wide.
+    """
+    sizes = np.ceil(np.log2(np.maximum(lanes.wanted[running], _PAIRS))).astype(np.int64)
+    kinds = (sizes * 2 + lanes.later(running)) * STAGES + lanes.stages[running]
+    return [running[kinds == kind] for kind in np.unique(kinds)]
+
+
+def _extent(index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> Extent:
+    """What lanes int64[n] that are alike need; what their stage does not look at is 0."""
+    stage, columns = int(lanes.stages[mine[0]]), lanes.unexpanded.shape[1]
+    return Extent(
+        stage,
+        derive=bool(lanes.later(mine[:1])[0]),
+        pairs=padded(int(lanes.wanted[mine].max()), _PAIRS),
+        parents=min(padded(int(lanes.widths[mine].max()), _PARENTS), columns) if stage == NEAR else 0,
+        clusters=int(lanes.clusters[mine].max()) if stage == FAR else 0,
+        beam=min(padded(int(lanes.beam.sizes[mine].max()), _KEPT), columns),
+        results=min(padded(int(lanes.results.sizes[mine].max()), _KEPT), lanes.result_versions.shape[1]),
+        rows=_reach(index.rows, len(index.versions)) if stage == FAR else 0,
+        grouped=bool(lanes.per_group[mine].any()),
+    )
+
+
+def _reach(rows: int, capacity: int) -> int:
+    """Whole blocks that hold so many rows; up to an eighth more than that, as a recording serves until there are more.
+
+    At most the capacity, itself whole blocks.
+    """
+    return min(padded(max(rows, 1), max(ROW_BLOCK, 1 << max(0, rows.bit_length() - 4))), capacity)
+
+
+def _asked(lanes: Lanes, mine: np.ndarray) -> np.ndarray:
+    """The columns of a `Turn` of lanes int64[n], int64[11, a power of two], the spare lane in what remains."""
+    evaluations = lanes.evaluations[mine]
+    values = {
+        "lanes": mine,
+        "offered": lanes.offered[mine],
+        "wanted": lanes.wanted[mine],
+        "left": lanes.budgets[mine] - evaluations,
+        "widths": lanes.widths[mine],
+        "clusters": lanes.clusters[mine],
+        "evaluations": evaluations,
+        "walks": lanes.walks[mine],
+        "per_group": lanes.per_group[mine],
+        "beam": lanes.beam.sizes[mine],
+        "results": lanes.results.sizes[mine],
+    }
+    asked = np.zeros((len(values), 1 << (len(mine) - 1).bit_length()), np.int64)
+    asked[Turn._fields.index("lanes")] = lanes.spare
+    for name, column in values.items():
+        asked[Turn._fields.index(name), : len(mine)] = column
+    return asked

@@ -26,9 +26,10 @@ from benchmarks.search_bench import Bench, K, asked_for
 from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered
 
-LANES = (1, 128, 512, 1_024, 2_048, 4_096)
+LANES = (1, 32, 128, 512, 1_024, 2_048, 4_096)
 FEWEST_QUERIES = 64
 SETTINGS = (
+    asked_for(1, 1, 80, 16),
     asked_for(1, 1, 100, 16),
     asked_for(2, 2, 80, 16),
     asked_for(4, 2, 64, 24),

@@ -39,16 +39,25 @@ def read_together(where: np.ndarray, *columns: torch.Tensor) -> list[np.ndarray]
     return [part.clone().view(line.dtype).reshape(line.shape).numpy() for part, line in zip(parts, lines, strict=True)]
 
 
+def fill(where: np.ndarray, *columns: tuple[torch.Tensor, float]) -> None:
+    """``column[where] = value`` for each of several columns and where int64[n]."""
+    places = None
+    for column, value in columns:
+        if column.device.type == "cpu":
+            column.numpy()[where] = value
+        else:
+            places = _on(column.device, where) if places is None else places
+            column.index_fill_(0, places, value)
+
+
 def write(column: torch.Tensor, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float) -> None:
-    """``column[where] = values``."""
+    """``column[where] = values``; where: int64[n], or one of these for each of the first dimensions."""
     if column.device.type == "cpu":
         column.numpy()[where] = values
-    elif isinstance(where, np.ndarray) and isinstance(values, float | int):
-        column.index_fill_(0, _on(column.device, where), values)
-    else:
-        indices = where if isinstance(where, tuple) else (where,)
-        places = tuple(_on(column.device, each) for each in indices)
-        column[places] = torch.as_tensor(values).to(column.device, column.dtype, non_blocking=True)
+        return
+    places = _on(column.device, np.stack(where if isinstance(where, tuple) else (where,)))
+    given = torch.as_tensor(values, dtype=column.dtype)
+    column[tuple(places)] = given if given.dim() == 0 else given.to(column.device, non_blocking=True)
 
 
 def _on(device: torch.device, rows: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from engine.columns import write
+from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
@@ -38,8 +38,7 @@ class Ranking:
         if missing > 0:
             self.scores = torch.nn.functional.pad(self.scores, (0, missing), value=-torch.inf)
             self.rows = torch.nn.functional.pad(self.rows, (0, missing), value=NO_ROW)
-        write(self.scores, lanes, -inf)
-        write(self.rows, lanes, NO_ROW)
+        fill(lanes, (self.scores, -inf), (self.rows, NO_ROW))
         self.sizes[lanes] = sizes
 
     def merge(
@@ -234,7 +233,7 @@ class Lanes:
     def _wipe(self, lanes: np.ndarray) -> None:
         """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""
         if not self._remember:
-            write(self.marks, lanes, 0)
+            fill(lanes, (self.marks, 0))
             return
         wipe(lanes, self._whole, self.columns)
         for lane in self._excluded.keys() & set(lanes.tolist()):

@@ -9,6 +9,7 @@ from engine.kernels.stages import FAR, FILL, NEAR, STAGES
 from engine.lanes import Lanes
 from engine.recording import Recorder
 from engine.rounds import Extent, Turn, take_turn
+from engine.tiles import TILE_ROWS
 
 _PAIRS, _PARENTS, _KEPT = 32, 8, 16
 """Columns come in so many at a time, so that few recordings serve many requests."""
@@ -53,7 +54,7 @@ def _alike(lanes: Lanes, running: np.ndarray) -> list[np.ndarray]:
 
     And that score about as many pairs, so that who scores a thousand does not make the others' tables as wide.
     """
-    sizes = np.ceil(np.log2(np.maximum(lanes.wanted[running], _PAIRS))).astype(np.int64)
+    sizes = np.ceil(np.log2(np.maximum(lanes.wanted[running], TILE_ROWS))).astype(np.int64)
     kinds = (sizes * 2 + lanes.later(running)) * STAGES + lanes.stages[running]
     return [running[kinds == kind] for kind in np.unique(kinds)]
 

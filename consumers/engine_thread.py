@@ -10,12 +10,12 @@ import numpy as np
 import structlog
 
 from consumers import metrics
-from consumers.events import Record
+from consumers.events import Delivery, Record
 from consumers.mirror import Mirror
-from consumers.offsets import Ticket
 from consumers.questions import SearchDefaults, make_query
 from consumers.worker import Heartbeat
 from engine.errors import InvalidQuery, QueueFull
+from engine.fair_queue import Priority
 from engine.model import Model
 from engine.query import Answer, Query
 from engine.scheduler import Scheduler
@@ -56,6 +56,7 @@ class Question:
     history: History
     degraded: bool
     expires_at: float
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +89,8 @@ class EngineThread:
     ) -> None:
         self._model, self._config, self._reply = model, config, reply
         self._mirror = Mirror(info, model, config.device)
-        self._scheduler: Scheduler[Ticket] = self._fresh_scheduler()
-        self._in_work: dict[Ticket, _InWork] = {}
+        self._scheduler: Scheduler[Delivery] = self._fresh_scheduler()
+        self._in_work: dict[Delivery, _InWork] = {}
         self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
         self._loaded = threading.Event()
         self._failure: Exception | None = None
@@ -141,8 +142,8 @@ class EngineThread:
 
     def _step(self) -> None:
         self.heart.beat()
-        for ticket, answer in self._scheduler.step():
-            self._reply(self._answered(self._in_work.pop(ticket), answer))
+        for delivery, answer in self._scheduler.step():
+            self._reply(self._answered(self._in_work.pop(delivery), answer))
         running, _ = self._scheduler.load
         metrics.STEPS.inc()
         metrics.LANES_BUSY.set(running)
@@ -182,7 +183,7 @@ class EngineThread:
         for in_work in unanswered.values():
             self._ask(in_work.question)
 
-    def _fresh_scheduler(self) -> Scheduler[Ticket]:
+    def _fresh_scheduler(self) -> Scheduler[Delivery]:
         return Scheduler(ParallelSearch(self._mirror.index, self._config.lanes), self._config.max_waiting)
 
     def _ask(self, question: Question) -> None:
@@ -192,13 +193,13 @@ class EngineThread:
             return
         try:
             query = self._query(question, time.monotonic() + left_s)
-            self._scheduler.submit(question.record.ticket, query)
+            self._scheduler.submit(question.record.delivery, query, question.priority)
         except InvalidQuery as error:
             self._reply(refusal(question, Status.MALFORMED, str(error)))
         except QueueFull as error:
             self._reply(refusal(question, Status.REJECTED, str(error), retry_after_ms=_RETRY_AFTER_MS))
         else:
-            self._in_work[question.record.ticket] = _InWork(question, query, self._mirror.seq, time.monotonic())
+            self._in_work[question.record.delivery] = _InWork(question, query, self._mirror.seq, time.monotonic())
 
     def _query(self, question: Question, deadline: float | None) -> Query:
         return make_query(question.request, question.history, self._mirror, self._model, self._config.search, deadline)

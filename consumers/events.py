@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from consumers.offsets import Ticket
 from messages import Headers, MalformedMessage
 
+Delivery = tuple[str, Ticket]
+"""A topic, and one delivery of one of its records."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -21,6 +24,11 @@ class Record:
     value: bytes | None
     headers: Headers | None
     timestamp_ms: int
+
+    @property
+    def delivery(self) -> Delivery:
+        """What no other record has, of any topic."""
+        return self.topic, self.ticket
 
     def require_headers(self) -> None:
         """Raise `MalformedMessage` for headers that cannot be read."""

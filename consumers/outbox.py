@@ -10,7 +10,6 @@ from consumers import metrics
 from consumers.engine_thread import Reply
 from consumers.events import Record
 from consumers.graveyard import Letter, letter_for, send
-from consumers.offsets import Ticket
 from messages import Recommendations, Status, Topics
 from producers import Delivery, DeliveryFailed, OnDelivered, ProducerError, QueueFull, ResponsePublisher, Writer
 
@@ -32,7 +31,7 @@ _ITS_OWN_FAULT = frozenset(
 class Outbox:
     """Publishes for one thread; ``done`` hears of every record whose answer, or dead letter, Kafka has."""
 
-    def __init__(self, writer: Writer, topics: Topics, done: Callable[[Ticket], None]) -> None:
+    def __init__(self, writer: Writer, topics: Topics, done: Callable[[Record], None]) -> None:
         self._writer, self._done = writer, done
         self._publisher = ResponsePublisher(writer, topics)
         self._reports: SimpleQueue[tuple[Record, Recommendations | Letter, Delivery]] = SimpleQueue()
@@ -65,7 +64,7 @@ class Outbox:
             self.in_flight -= 1
             if isinstance(sent, Letter):
                 if delivery.error is None:
-                    self._done(record.ticket)
+                    self._done(record)
                 else:
                     self._send(sent.instead(delivery.error))
             elif delivery.error is None:
@@ -84,7 +83,7 @@ class Outbox:
         if answer.status is Status.MALFORMED:
             self.bury(record, answer.reason or "malformed")
         else:
-            self._done(record.ticket)
+            self._done(record)
 
     def _unanswerable(self, record: Record, error: ProducerError) -> None:
         """Bury a request whose answer Kafka refuses; raise when it would refuse any other as well."""

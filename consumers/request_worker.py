@@ -1,13 +1,14 @@
 """The request worker: many requests at once, from Kafka through one running batch and back.
 
-Three threads and a follower. The poll thread (`Intake`) hands records out. The engine thread owns the mirror and the
-batch: it resolves names, steps the search and applies changes between two steps. The main thread decodes, reads
-histories in one pipelined read, and publishes answers.
+Four threads and a follower. Two poll threads (`Intake`) hand records out, one of them those of high priority. The
+engine thread owns the mirror and the batch: it resolves names, steps the search and applies changes between two steps.
+The main thread decodes, reads histories in one pipelined read, and publishes answers.
 """
 
 import time
 from collections.abc import Mapping
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from consumers.intake import Intake
 from consumers.mirror import MirrorFeed
 from consumers.outbox import Outbox
 from consumers.worker import Heartbeat, WorkerStatus
+from engine.fair_queue import Priority
 from engine.model import Model
 from index_store import Follower, GenerationInfo, Server
 from messages import (
@@ -58,15 +60,21 @@ class RequestWorker:
         """Prepare to serve. Raises `GenerationMismatch` when the generation was made with another model."""
         info.require_artefact(model.sha256)
         self._config, self._topics = config, Topics(info.index)
-        self._inbox: SimpleQueue[Event | Reply] = SimpleQueue()
-        self._intake = Intake(
-            bootstrap_servers, self._topics.requests, f"{info.index}.request-workers", self._inbox.put,
-            window=config.window, options=kafka_options,
-        )  # fmt: skip
-        self._engine = EngineThread(info, model, config, self._inbox.put)
+        # Answers and requests that go first do not wait behind the ordinary requests that have come.
+        self._inbox: SimpleQueue[Event | None] = SimpleQueue()
+        self._first: SimpleQueue[Event | Reply] = SimpleQueue()
+        group, topics = f"{info.index}.request-workers", self._topics
+        self._intakes = {
+            topic: Intake(bootstrap_servers, topic, readers, put, window=config.window, options=kafka_options)
+            for topic, readers, put in (
+                (topics.requests, group, self._inbox.put),
+                (topics.requests_high, f"{group}.high", self._put_first),
+            )
+        }
+        self._engine = EngineThread(info, model, config, self._put_first)
         self._feed = MirrorFeed(Follower(server, info, 0), self._engine.follow)
         self._histories = HistoryReader(server, info.index, lambda: self._feed.answered_at)
-        self._outbox = Outbox(Writer(bootstrap_servers, kafka_options), self._topics, self._intake.done)
+        self._outbox = Outbox(Writer(bootstrap_servers, kafka_options), self._topics, self._done)
         self._heart = Heartbeat("request worker")
         self._prepared = False
         self._stopping = False
@@ -94,7 +102,8 @@ class RequestWorker:
         try:
             self.prepare()
             self._engine.show()
-            self._intake.start()
+            for intake in self._intakes.values():
+                intake.start()
             _log.info("serving requests")
             while not self._stopping:
                 self._turn()
@@ -113,8 +122,10 @@ class RequestWorker:
             return
         self._closed = True
         self._heart.rest()
-        self._intake.stop(finish=False)
-        self._intake.join(_CLOSE_S)
+        for intake in self._intakes.values():
+            intake.stop(finish=False)
+        for intake in self._intakes.values():
+            intake.join(_CLOSE_S)
         self._engine.stop()
         self._feed.stop()
         self._histories.close()
@@ -122,42 +133,57 @@ class RequestWorker:
 
     def status(self) -> WorkerStatus:
         """How it is now. Without the store, requests are answered from the mirror."""
+        intakes = self._intakes.values()
+        awaited = tuple(wait for intake in intakes for wait in intake.membership.waiting_for)
+        hearts = self._heart, self._engine.heart, *(intake.heart for intake in intakes)
         return WorkerStatus(
-            waiting_for=self._intake.membership.waiting_for if self._prepared else ("the mirror of the index",),
+            waiting_for=awaited if self._prepared else ("the mirror of the index",),
             without=() if self._feed.available else ("the store",),
-            stuck=tuple(heart.name for heart in (self._heart, self._engine.heart, self._intake.heart) if heart.stuck),
+            stuck=tuple(heart.name for heart in hearts if heart.stuck),
         )
+
+    def _put_first(self, event: Event | Reply) -> None:
+        """Take notice of something before what is in the inbox. For other threads."""
+        self._first.put(event)
+        self._inbox.put(None)  # to wake who waits there
+
+    def _done(self, record: Record) -> None:
+        self._intakes[record.topic].done(record.ticket)
 
     def _drain(self) -> None:
         """Finish: what was taken is answered, the answers are acknowledged, and only then their offsets committed."""
-        self._intake.stop()
-        while self._intake.running:
+        for intake in self._intakes.values():
+            intake.stop()
+        while any(intake.running for intake in self._intakes.values()):
             self._turn()
-        self._intake.check()
+        self._check()
 
     def _turn(self) -> None:
         self._heart.beat()
-        for part in (self._intake, self._engine, self._feed):
-            part.check()
-        records = []
-        for event in self._next_events():
-            if isinstance(event, Record):
-                records.append(event)
-            elif isinstance(event, Reply):
+        self._check()
+        waiting = self._next_events()
+        first = _taken(self._first)
+        for event in first:
+            if isinstance(event, Reply):
                 self._outbox.publish(event)
-        self._take(records)
+        self._take([event for event in first if isinstance(event, Record)])
+        self._take([event for event in waiting if isinstance(event, Record)])
         self._outbox.settle()
 
-    def _next_events(self) -> list[Event | Reply]:
-        """What has come; waits a moment for the first."""
-        events: list[Event | Reply] = []
+    def _check(self) -> None:
+        """Raise what ended another thread."""
+        for intake in self._intakes.values():
+            intake.check()
+        self._engine.check()
+        self._feed.check()
+
+    def _next_events(self) -> list[Event | None]:
+        """What has come to the inbox; waits a moment for the first."""
         try:
-            events.append(self._inbox.get(timeout=_REPORTS_S if self._outbox.in_flight else _IDLE_S))
-            while len(events) < _AT_ONCE:
-                events.append(self._inbox.get_nowait())
+            first = self._inbox.get(timeout=_REPORTS_S if self._outbox.in_flight else _IDLE_S)
         except Empty:
-            pass
-        return events
+            return []
+        return [first, *_taken(self._inbox)]
 
     def _take(self, records: list[Record]) -> None:
         """Hand the requests in records to the engine, with the histories that they need."""
@@ -166,7 +192,9 @@ class RequestWorker:
         for record, headers, request in asked:
             history = None if histories is None else histories.get(request.user or "", {})
             away = not self._feed.available or (history is None and request.user is not None)
-            question = Question(record, headers, request, history or {}, away, self._expiry(record, headers))
+            priority = Priority.HIGH if record.topic == self._topics.requests_high else Priority.NORMAL
+            expiry = self._expiry(record, headers)
+            question = Question(record, headers, request, history or {}, away, expiry, priority)
             if question.expires_at <= time.time():
                 self._outbox.publish(refusal(question, Status.EXPIRED, "its time was up before it was read"))
             else:
@@ -200,3 +228,14 @@ class RequestWorker:
         now_ms = time.time() * 1000
         asked_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms >= 0 else now_ms
         return (asked_ms + (headers.timeout_ms or self._config.default_timeout_ms)) / 1000
+
+
+def _taken(queue: SimpleQueue[Any]) -> list[Any]:
+    """What is in a queue, no more than a turn's work of it."""
+    taken: list[Any] = []
+    try:
+        while len(taken) < _AT_ONCE:
+            taken.append(queue.get_nowait())
+    except Empty:
+        pass
+    return taken

@@ -109,23 +109,26 @@ class RecommendClient:
         """How many answers nobody waited for."""
         return self._ignored
 
-    def recommend(self, request: RecommendRequest, timeout_s: float = 10.0) -> Recommendations:
-        """Send a request and wait for the answer, which may be a refusal: see its `status`.
+    def recommend(self, request: RecommendRequest, timeout_s: float = 10.0, *, high: bool = False) -> Recommendations:
+        """Send a request, ``high`` before ordinary ones, and wait for the answer, which may be a refusal: its `status`.
 
         Raises `RequestTimedOut`, `RequestNotSent`, `AnswerUnreadable`, `ClientClosed`. Not for callbacks of futures:
         they run on the thread that would bring the answer.
         """
         if threading.current_thread() is self._thread:
             raise ClientError("recommend() would wait for its own thread: use submit() in callbacks of futures")
-        future = self.submit(request, timeout_s)
+        future = self.submit(request, timeout_s, high=high)
         try:
             return future.result()
         finally:
             future.cancel()  # after Ctrl-C nobody waits any more; otherwise this does nothing
 
-    def submit(self, request: RecommendRequest, timeout_s: float = 10.0) -> Future[Recommendations]:
+    def submit(
+        self, request: RecommendRequest, timeout_s: float = 10.0, *, high: bool = False
+    ) -> Future[Recommendations]:
         """Send a request and return at once with what will hold the answer, or the error `recommend` would raise.
 
+        Those that are ``high`` pass the ordinary ones that wait, and get eight times their share while many do.
         Raises `ClientClosed` on a closed client, ValueError for a time-out not within 0 and 3,600 seconds. Waits,
         some seconds at most, while more requests are on their way to Kafka than there is memory for.
         """
@@ -134,7 +137,8 @@ class RecommendClient:
         with self._sending:
             opened = self._open.add(timeout_s)
             try:
-                self._requests.send(request, self._headers(opened), on_delivered=partial(self._note_delivery, opened))
+                noted = partial(self._note_delivery, opened)
+                self._requests.send(request, self._headers(opened), high=high, on_delivered=noted)
             except ProducerError as error:
                 self._undelivered.put((opened, error))
         return opened.future

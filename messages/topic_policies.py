@@ -36,11 +36,11 @@ VITAL_SETTINGS = frozenset({"cleanup.policy", "message.timestamp.type", "max.mes
 
 def policies(topics: Topics, *, partitions: int, shards: int = 1) -> tuple[TopicPolicy, ...]:
     """The topics that an index lives on, `partitions` of requests and of behaviours; clients make their own."""
+    # An hour is the longest time-out of a request; its age is the broker's to say, see `timeout_ms`.
+    requests = {**_deleted(60 * _MINUTE_MS), "message.timestamp.type": "LogAppendTime"}
     live = (
-        # An hour is the longest time-out of a request; its age is the broker's to say, see `timeout_ms`.
-        TopicPolicy(
-            topics.requests, partitions, {**_deleted(60 * _MINUTE_MS), "message.timestamp.type": "LogAppendTime"}
-        ),
+        TopicPolicy(topics.requests, partitions, requests),
+        TopicPolicy(topics.requests_high, partitions, requests),
         TopicPolicy(topics.items, shards, _compacted(7 * _DAY_MS), partitions_fixed=True),
         TopicPolicy(topics.behaviors, partitions, _deleted(30 * _DAY_MS)),
     )

@@ -21,6 +21,7 @@ def recommend(
     min_number: Annotated[float | None, typer.Option(help="Only items with this number or a larger one.")] = None,
     max_number: Annotated[float | None, typer.Option(help="Only items with this number or a smaller one.")] = None,
     max_per_group: Annotated[int | None, typer.Option(min=1, max=1000, help="How many items of one group.")] = None,
+    high: Annotated[bool, typer.Option("--high", help="Pass the ordinary requests that wait.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to wait for the answer.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +47,7 @@ def recommend(
         options=kafka.options,
         patience_s=min(timeout, 10.0),
     ) as client:
-        answer = client.recommend(request, timeout)
+        answer = client.recommend(request, timeout, high=high)
     if as_json:
         items = [{"id": scored.item, "score": scored.score} for scored in answer.items]
         told = {

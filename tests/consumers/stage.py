@@ -285,13 +285,16 @@ class Mailbox:
         """Close the connection."""
         self._open.__exit__(None, None, None)
 
-    def send(self, request: RecommendRequest | bytes, **headers: Any) -> str:
+    def send(
+        self, request: RecommendRequest | bytes, *, high: bool = False, partition: int = -1, **headers: Any
+    ) -> str:
         """Send a request, or what pretends to be one; returns its correlation id."""
         self._number += 1
         name = f"c{self._number}"
         written = format_request(RequestHeaders(**{"correlation_id": name, "reply_to": self.topic, **headers}))
         value = request if isinstance(request, bytes) else encode(request)
-        self.stage.produce(self.stage.topics.requests, name, value, headers=written, partition=-1)
+        topic = self.stage.topics.requests_high if high else self.stage.topics.requests
+        self.stage.produce(topic, name, value, headers=written, partition=partition)
         return name
 
     def collect(self) -> None:

@@ -13,6 +13,7 @@ from consumers.events import Record
 from consumers.mirror import Mirror, columns_of
 from consumers.offsets import Ticket
 from engine.errors import InvalidColumns
+from engine.fair_queue import Priority
 from engine.graph import plan_insert
 from engine.index import ItemIndex
 from engine.model import vector_model
@@ -53,16 +54,18 @@ class Desk:
         self.engine.follow(shard)
         self._asked = 0
 
-    def question(self, request: RecommendRequest, timeout_s: float = 30.0) -> Question:
+    def question(
+        self, request: RecommendRequest, timeout_s: float = 30.0, priority: Priority = Priority.NORMAL
+    ) -> Question:
         """A question that is up in so many seconds."""
         self._asked += 1
         record = Record(Ticket(0, self._asked, 1), 0, "t.requests", None, None, (), -1)
         headers = RequestHeaders(f"c{self._asked}", "t.replies.x")
-        return Question(record, headers, request, {}, degraded=False, expires_at=time.time() + timeout_s)
+        return Question(record, headers, request, {}, False, time.time() + timeout_s, priority)
 
-    def submit(self, request: RecommendRequest, timeout_s: float = 30.0) -> str:
+    def submit(self, request: RecommendRequest, timeout_s: float = 30.0, priority: Priority = Priority.NORMAL) -> str:
         """Submit a question; returns its correlation id."""
-        question = self.question(request, timeout_s)
+        question = self.question(request, timeout_s, priority)
         self.engine.submit(question)
         return question.headers.correlation_id
 
@@ -108,6 +111,16 @@ def test_answers_are_the_exhaustive_ones_without_a_budget(desks: list[Desk]) -> 
         assert answers[name].status is Status.OK
         assert items(answers[name]) == best(mirror, vector, 10)
         assert (answers[name].metric_version, answers[name].index_version) == ("inner_product.8", "g.7")
+
+
+def test_high_priority_passes_what_waits(desks: list[Desk]) -> None:
+    """One that came behind many is answered before most of them."""
+    desks.append(desk := Desk(snapshot(400), lanes=1))
+    for vector in vectors(40):
+        desk.submit(RecommendRequest(vector=vector, beam=400, budget=10_000))
+    last = desk.submit(RecommendRequest(vector=vectors(1)[0], beam=400, budget=10_000), priority=Priority.HIGH)
+    desk.engine.start()
+    assert last in desk.take(3)
 
 
 def test_an_empty_index_answers_so(desks: list[Desk]) -> None:

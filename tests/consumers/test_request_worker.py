@@ -7,9 +7,20 @@ import msgpack
 import numpy as np
 import pytest
 
+from consumers.engine_thread import Reply
+from consumers.events import Record
 from consumers.mirror import Mirror
+from consumers.offsets import Ticket
 from index_store import Checkpoint, GenerationMismatch, HistoryEvent, HistoryWriter, StoreUnavailable
-from messages import HistoryEntry, Recommendations, RecommendRequest, Status, encode, parse_dead_letter
+from messages import (
+    HistoryEntry,
+    Recommendations,
+    RecommendRequest,
+    RequestHeaders,
+    Status,
+    encode,
+    parse_dead_letter,
+)
 from tests.consumers.stage import (
     DIMENSIONS,
     Mailbox,
@@ -237,6 +248,44 @@ def test_a_fault_of_the_engine_ends_the_worker(new_stage: Callable[..., Stage]) 
     with running(stage.request_worker()):
         assert mailbox.wait(name)[0].status is Status.OK
     mailbox.close()
+
+
+def test_requests_of_both_priorities_are_answered_once(new_stage: Callable[..., Stage]) -> None:
+    """At the same offsets of the same partition, with as many of them in work: none is taken for another one."""
+    stage = new_stage()
+    fill(stage, ITEMS)
+    mailbox, mirror = Mailbox(stage), stage.mirror()
+    sent = {
+        mailbox.send(RecommendRequest(vector=item.vector, **EXACT), high=n % 2 == 0, partition=0): item
+        for n, item in enumerate(ITEMS)
+    }
+    stage.producer.flush()
+    with running(stage.request_worker(lanes=4)):
+        answers = mailbox.wait(*sent, timeout_s=60)
+    for answer, item in zip(answers, sent.values(), strict=True):
+        assert item.vector is not None
+        assert names(answer) == best(mirror, item.vector, 10)
+    with running(stage.request_worker()):
+        mailbox.wait(*(mailbox.send(RecommendRequest(item="i0"), high=high) for high in (True, False)))
+    assert all(len(mailbox.answers[name]) == 1 for name in sent)
+    mailbox.close()
+
+
+def test_what_goes_first_does_not_wait_in_the_inbox(stage: Stage) -> None:
+    """Of what has come, answers are published first, then requests of high priority are handed on, then the others."""
+    worker, taken = stage.request_worker(), []
+    worker._check = lambda: None  # type: ignore[method-assign]
+    worker._take = lambda records: taken.extend(records)  # type: ignore[method-assign]
+    worker._outbox.publish = taken.append  # type: ignore[method-assign]
+    records = [Record(Ticket(0, n, 1), 0, stage.topics.requests, None, b"", (), -1) for n in range(3)]
+    reply = Reply(records[0], RequestHeaders("c", stage.topics.replies("tests")), Recommendations(Status.OK))
+    worker._inbox.put(records[0])
+    worker._put_first(records[1])
+    worker._inbox.put(records[2])
+    worker._put_first(reply)
+    worker._turn()
+    assert taken == [reply, records[1], records[0], records[2]]
+    worker.close()
 
 
 def test_what_was_taken_is_answered_before_the_end(new_stage: Callable[..., Stage]) -> None:

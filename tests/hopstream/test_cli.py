@@ -113,10 +113,12 @@ def test_recommend_asks_for_what_its_flags_say(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("hopstream.client.RecommendClient", client)
     words = (
         "recommend u1 -k 3 --tag a --tag b --any-tag c --any-tag d --min-number -1.5 --max-number 9 --max-per-group 2"
+        " --high"
     )
     assert CliRunner().invoke(app, words.split()).exit_code == 0
     [(request, timeout_s)] = [call.args for call in client().__enter__().recommend.call_args_list]
-    assert timeout_s == 10.0
+    [flags] = [call.kwargs for call in client().__enter__().recommend.call_args_list]
+    assert (timeout_s, flags) == (10.0, {"high": True})
     assert request == RecommendRequest(
         user="u1", k=3, tags=("a", "b"), any_tags=("c", "d"), min_number=-1.5, max_number=9, max_per_group=2
     )

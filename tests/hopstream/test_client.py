@@ -13,10 +13,10 @@ from hopstream.errors import (
     ClientError,
 )
 from hopstream.open_requests import OpenRequests
-from messages import RequestHeaders
-from tests.brokers import mock_kafka
+from messages import RequestHeaders, Topics, decode_request
+from tests.brokers import consume, mock_kafka
 from tests.raw_records import write_with_header
-from tests.workers import LONG_S, Worker, error_of, items, served, user
+from tests.workers import LONG_S, Worker, error_of, items, make_topic, served, user
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,19 @@ def test_a_request_says_where_and_until_when(kafka: str) -> None:
     assert {headers.timeout_ms for headers in seen} == {30_000}
     assert [headers.reply_partition for headers in seen] == [0, 1, 2, 3, 0]
     assert len({headers.correlation_id for headers in seen}) == 5
+
+
+def test_a_request_of_high_priority_has_its_own_topic(kafka: str) -> None:
+    """What else is sent stays where it was."""
+    topics = Topics("priorities")
+    for topic in (topics.requests, topics.requests_high):
+        make_topic(kafka, topic)
+    with RecommendClient(kafka, topics.index) as client:
+        client.submit(user("first"), high=True)
+        client.submit(user("other"))
+        for topic, name in ((topics.requests_high, "first"), (topics.requests, "other")):
+            [message] = consume(kafka, topic, 1)
+            assert decode_request(message.value()) == user(name)
 
 
 def test_a_thousand_at_once_each_get_their_own(kafka: str) -> None:

@@ -7,10 +7,11 @@ TOPICS = Topics("shop")
 def test_every_topic_has_its_policy_and_its_dead_letters() -> None:
     """What the design's table says: requests and behaviours go with time, items stay, letters are kept a while."""
     by_topic = {policy.topic: policy for policy in policies(TOPICS, partitions=4, shards=2)}
-    live = {TOPICS.requests, TOPICS.items, TOPICS.behaviors}
+    live = {TOPICS.requests, TOPICS.requests_high, TOPICS.items, TOPICS.behaviors}
     assert set(by_topic) == live | {Topics.dead_letters(topic) for topic in live}
     settings = {topic: policy.settings for topic, policy in by_topic.items()}
     assert settings[TOPICS.requests]["message.timestamp.type"] == "LogAppendTime"
+    assert settings[TOPICS.requests_high] == settings[TOPICS.requests]
     assert settings[TOPICS.items]["cleanup.policy"] == "compact"
     assert settings[TOPICS.items]["delete.retention.ms"] == str(7 * 24 * 3600 * 1000)
     assert settings[TOPICS.behaviors]["retention.ms"] == str(30 * 24 * 3600 * 1000)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _TOO_LATE = "its time was up before a lane was free"
 _RETRY_AFTER_MS = 1_000
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class EngineThread:
         self._scheduler: Scheduler[Delivery] = self._fresh_scheduler()
         self._in_work: dict[Delivery, _InWork] = {}
         self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
+        self._first: deque[Question] = deque()  # of high priority; each is in the inbox too, to wake who waits there
         self._loaded = threading.Event()
         self._failure: Exception | None = None
         self.heart = Heartbeat("engine")
@@ -110,6 +113,8 @@ class EngineThread:
 
     def submit(self, question: Question) -> None:
         """Let a question be answered."""
+        if question.priority is Priority.HIGH:
+            self._first.append(question)
         self._inbox.put(question)
 
     def follow(self, change: Snapshot | Change) -> None:
@@ -150,22 +155,25 @@ class EngineThread:
         metrics.WAITING_EVALUATIONS.set(self._scheduler.waiting_evaluations)
 
     def _take_inbox(self) -> bool:
-        """Take what waits, and wait when there is nothing to do; False to end."""
+        """Take what waits, no more than delays a step by little, and wait when there is nothing to do; False to end."""
         wait = self._scheduler.idle
         if wait:
             self.heart.rest()
-        while True:
+        for _ in range(_AT_ONCE):
             try:
                 message = self._inbox.get(block=wait)
             except Empty:
-                return True
+                break
             wait = False
+            while self._first:
+                self._ask(self._first.popleft())
             if message is None:
                 return False
-            if isinstance(message, Question):
-                self._ask(message)
-            else:
+            if not isinstance(message, Question):
                 self._take_over(message)
+            elif message.priority is not Priority.HIGH:
+                self._ask(message)
+        return True
 
     def _take_over(self, message: Snapshot | Change) -> None:
         if isinstance(message, Change):

@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 _REPORTS_S = 0.002  # how often delivery reports are looked for while there are some to come
 _IDLE_S = 0.05
-_AT_ONCE = 512
+_AT_ONCE = 128
 _CLOSE_S = 10.0
 
 Readable = tuple[Record, RequestHeaders, RecommendRequest]

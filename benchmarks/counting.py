@@ -104,7 +104,7 @@ class Counting:
         mine, counts = lanes.cpu().numpy(), (rows >= 0).sum(dim=1).cpu().numpy()
         with self._lock:
             self.pairs[mine] += counts
-            self.multiply_adds[mine] += step * (counts > 0) + counts * cost.of(self._lengths[mine])
+            self.multiply_adds[mine] += step + counts * cost.of(self._lengths[mine])
 
 
 def fewest_bytes(index: ItemIndex, query: Query, answer: Answer) -> int:

@@ -107,7 +107,7 @@ class Bench:
     def outcome(self, method: Method) -> Outcome:
         """Run once under a metric that counts."""
         metric = self.index.metric
-        counting = Counting(metric, self.challenge.costs, max(len(self.queries), MOST_LANES) + 1)  # and the spare one
+        counting = Counting(metric, self.challenge.costs, max(len(self.queries), MOST_LANES))
         self.index.metric = counting
         try:
             found = method()

@@ -189,7 +189,8 @@ class Lanes:
 
     def _reserve(self, beam: int, k: int, scored: int, given: int) -> None:
         """Widen the columns for what comes."""
-        scored = min(scored, MOST_SLOTS) + 1
+        scored = min(power_of_two(scored), MOST_SLOTS) + 1
+        given = power_of_two(given)
         if (
             beam <= self.unexpanded.shape[1]
             and k <= self.result_versions.shape[1]
@@ -228,7 +229,7 @@ class Lanes:
         excluded = [query.excluded for query in queries]
         owners = np.repeat(lanes, [len(rows) for rows in excluded])
         if len(owners):
-            write(self.marks, (owners, np.concatenate(excluded)), BARRED)
+            write(self.marks, (owners, np.concatenate(excluded, dtype=np.int64, casting="unsafe")), BARRED)
 
     def _wipe(self, lanes: np.ndarray) -> None:
         """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""
@@ -243,6 +244,11 @@ class Lanes:
 def _asked(query: Query) -> tuple[int, ...]:
     params = query.params
     return params.k, params.beam, params.width, params.pairs, params.clusters, params.budget
+
+
+def power_of_two(count: int) -> int:
+    """The next one, so that what is made of this size has to be made anew for few others."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

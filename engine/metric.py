@@ -28,7 +28,8 @@ class Metric(Protocol):
     compiled: score in compiled code where the state is on the CPU; the plain torch path elsewhere, and as a reference.
     by_item: what is best for a user is among what is best for somebody who knows one of their items alone, as where the
     closest item counts. Not where an average does: that lies between the items.
-    recordable: `score` and `score_with_tangents` may be recorded on a GPU and replayed, since they ask it for no value.
+    recordable: `score` and `score_with_tangents` may be recorded on a GPU and replayed, since they ask it for no value
+    and look at nothing but their arguments and the metric's own tensors. For who says so and does, a search fails.
     """
 
     kind: str

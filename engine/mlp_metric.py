@@ -204,7 +204,7 @@ class MlpMetric:
         over_lanes(fold_histories, len(queries), *given, together=_FOLDED_TOGETHER)
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
-        """An own vector stands behind the last row. Vectors behind all that count for nothing, and stay as they are."""
+        """An own vector stands behind the last row, and zeros behind all."""
         histories = self._histories(queries)
         counts, owns = np.diff(histories.ends, prepend=0), histories.owners >= 0
         lines = np.repeat(np.arange(len(queries)), counts)
@@ -216,7 +216,9 @@ class MlpMetric:
         moved = torch.from_numpy(given).to(state.device, non_blocking=True)
         mine, lengths, rows, codes = moved[:, 0], moved[:, 1], *torch.split(moved[:, 2:], _LONGEST, dim=1)
         known, code_bias, longest = rows != _NO_ROW, self._code_bias.to(state.device), int(counts.max())
-        users.vectors[mine, :longest, : self.dimensions] = state[rows[:, :longest], : self.dimensions]
+        items = state[rows[:, :longest], : self.dimensions] * known[:, :longest, None]
+        users.vectors.index_fill_(0, mine, 0)
+        users.vectors[mine, :longest, : self.dimensions] = items
         users.biases[mine] = (state[rows, self._history_bias] + code_bias[codes]).masked_fill(~known, -torch.inf)
         users.rows[mine] = rows
         users.touched[mine] = known & (codes == OTHER_ONLY)

@@ -4,10 +4,10 @@
 whole catalogue that lie farthest in the direction of a few middles of the gradients. By turns they find what a walk
 alone does not reach, for a fraction of its evaluations.
 
-In plain torch, on any device, all lanes in one operation: the host is never asked, so a GPU is never waited for, and
-can record what it does (`engine.recording`). `engine.kernels.steps` does the same in compiled code, on CPUs. What is
-chosen is live and unvisited, within the budget, and visited from then on. The choices return a table int64[n, pairs] of
-rows to score, −1 behind them.
+In plain torch, on any device, all lanes in one operation. But for the walk at the end the host asks for nothing, so a
+GPU is never waited for, and can record what it does (`engine.recording`). `engine.kernels.steps` does the same in
+compiled code, on CPUs. What is chosen is live and unvisited, within the budget, and visited from then on. The choices
+return a table int64[n, pairs] of rows to score, −1 behind them.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,6 @@ import torch
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.merging import BARRED, VISITED
-from engine.kernels.products import padded
 from engine.kernels.rounds import EXTRA_FOUND
 from engine.kernels.stages import BARREN, ENTERED, FAR, FILL, FULL, NEAR, SEEDS
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
@@ -47,9 +46,9 @@ class Turn(NamedTuple):
 class Extent(NamedTuple):
     """What kind of turn it is and how much room it needs: all that the host decides of it, beside the lanes' columns.
 
-    derive: whether tangents are kept. pairs, parents, clusters, beam, results: columns for the rows to score, for those
-    whose neighbours are looked at, for directions, and for what scores are merged into. rows: how many of the catalogue
-    are looked at, by who looks far. grouped: whether any lane limits groups.
+    derive: whether tangents are kept. pairs, an even number, parents, clusters, beam, results: columns for the rows to
+    score, for those whose neighbours are looked at, for directions, and for what scores are merged into. rows: how many
+    of the catalogue are looked at, by who looks far. grouped: whether any lane limits groups.
     """
 
     stage: int
@@ -92,7 +91,8 @@ def _given(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.
 def _near(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.Tensor:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    What several link to counts with the largest of their estimates.
+    What several link to counts with the largest of their estimates. Compiled code looks only afterwards which of them
+    are live.
     """
     mine = turn.lanes
     places = _packing(lanes.unexpanded[mine] & _derived(lanes, mine), turn.widths, extent.parents)
@@ -113,8 +113,7 @@ def _far(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.Te
     centres, made = clustered(slopes, known, turn.clusters, extent.clusters)
     several = made.sum(dim=1).clamp(min=1)
     keeps = -(-turn.wanted // several) * torch.where(several > 1, EXTRA_FOUND, 1)
-    # The most are those of two centres, or of one.
-    found = farthest(index, lanes.marks, mine, centres, padded(extent.pairs, EXTRA_FOUND), extent.rows)
+    found = farthest(index, lanes.marks, mine, centres, extent.pairs, extent.rows)
     beyond = torch.arange(found.shape[2], device=index.device) >= keeps[:, None, None]
     # By turns: the first of every centre, then the second of every centre.
     rows = found.masked_fill(~made[:, :, None] | beyond, NO_ROW).transpose(1, 2).flatten(1)
@@ -135,7 +134,7 @@ def _linked(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch
     later = fresh & (fresh.cumsum(dim=1) > room[:, None])
     lanes.unexpanded[mine] = later.reshape(neighbors.shape).any(dim=2)
     table = _taken(lanes, turn, extent, rows, fresh)
-    lost = torch.nonzero(~fresh.any(dim=1))[:, 0]  # rare enough that the host may wait for how many
+    lost = torch.nonzero(~fresh.any(dim=1) & (room > 0))[:, 0]  # rare enough that the host may wait for how many
     if len(lost):
         alone = Turn(*(column[lost] for column in turn))
         every = torch.arange(index.rows, device=index.device).expand(len(lost), -1)

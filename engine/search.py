@@ -16,12 +16,12 @@ import torch
 from engine.columns import read, read_together
 from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
+from engine.hops import TorchHops
 from engine.index import ItemIndex
 from engine.kernels import steps as compiled
 from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
 from engine.lanes import NO_ROW, Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
-from engine.turns import Turns
 
 QUIET_ROUNDS = 2
 """A lane ends its rounds early when so many of them, one near and one far, brought nothing new among its results."""
@@ -41,7 +41,7 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
-        self._hop_of = Turns(index.device).hop if index.sketch is None else compiled.hop
+        self._hop_of = TorchHops(index.device).hop if index.sketch is None else compiled.hop
         self._scanned = False
         self._lane_seconds = 0.0
 

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.challenges import Challenge
 from benchmarks.counting import Cost, MetricCosts, fewest_bytes
-from benchmarks.device import Floors, LanesRow, measure, repeated
+from benchmarks.device import SETTINGS, Floors, LanesRow, measure, repeated
 from benchmarks.device_drawing import draw
 from benchmarks.reference_metric import HIDDEN, SECOND, ReferenceMetric
 from benchmarks.search_bench import DEGREE, RELEVANT, Bench, built
@@ -67,7 +67,7 @@ def test_lanes_are_filled_and_measured(random):
     costs = MetricCosts(Cost(8, 0), gradient=Cost(0, 0), user=Cost(0, 8), longest=3)
     challenge = Challenge("inner product", InnerProduct(8), costs, vectors, np.zeros((500, 0), np.float32), histories)
     report = measure(Bench(challenge, built(challenge)), (1, 4), 1, "here")
-    assert [row.lanes for row in report.rows] == [1, 4, 4, 4]
+    assert [row.lanes for row in report.rows] == [1, *[4] * len(SETTINGS)]
     assert all(0 < row.recall_at_50 <= 1 and row.queries_per_second > 0 for row in report.rows)
     widest = next(row for row in report.rows[1:] if row.setting == report.rows[0].setting)
     ratio = widest.queries_per_second / report.rows[0].queries_per_second

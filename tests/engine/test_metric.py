@@ -137,6 +137,19 @@ def test_a_lane_remembers_nothing_of_its_last_user(compiled: bool) -> None:
         torch.testing.assert_close(used, fresh, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_lane_recovers_from_a_vector_beyond_all_reason(compiled: bool) -> None:
+    """Of a user whose scores are no numbers nothing is left in the lane, however short the history after it."""
+    metric = make_metrics(DIMENSIONS)["mlp"](compiled)
+    state = torch.from_numpy(np.random.default_rng(9).normal(size=(60, DIMENSIONS + metric.bias_width))).float()
+    users, rows, lane = metric.make_users(1, state.device), torch.arange(60)[None], torch.zeros(1, dtype=torch.int64)
+    for query in (Query(vector=np.full(DIMENSIONS, 3e38, np.float32)), Query()):
+        metric.encode_users([query], state, users, np.array([0]))
+        scores, tangents = metric.score_with_tangents(state, rows, users, lane)
+    assert torch.isfinite(scores).all()
+    assert torch.isfinite(tangents).all()
+
+
 @pytest.mark.parametrize("kind", ["mlp", "inner_product", "l2"])
 def test_what_overflows_raises_nothing(kind: str) -> None:
     """Products beyond float32 give scores that are no numbers: a kernel that raised would end a worker."""

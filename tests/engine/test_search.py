@@ -67,26 +67,6 @@ def test_the_same_question_has_the_same_answer_in_any_batch(name: str, seed: int
     assert [answer.evaluations for answer in together] == [answer.evaluations for answer in alone]
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_lanes_answer_again_what_they_answered_before(name: str) -> None:
-    """Also where a GPU has recorded by then what they do, and after the index has grown under the recordings."""
-    rng, index = np.random.default_rng(7), random_index(METRICS[name](), rows=300, device=device_of(name))
-    running = ParallelSearch(index, lanes=9)
-    for rows in (300, 300 + len(index.versions)):
-        added = np.arange(index.rows, rows)
-        vectors, biases = (
-            rng.normal(size=(len(added), DIMENSIONS)),
-            rng.normal(size=(len(added), index.metric.bias_width)),
-        )
-        if len(added):
-            insert(index, added, vectors.astype(np.float32), biases.astype(np.float32), 8, GraphParams(candidates=24))
-        queries = [random_query(rng, index, SearchParams(rounds=1 + n % 4, pairs=16 << n % 3)) for n in range(40)]
-        first, *later = (answered(running, queries) for _ in range(4))
-        for again in later:
-            assert all(alike(name, *pair) for pair in zip(first, again, strict=True))
-            assert [answer.evaluations for answer in again] == [answer.evaluations for answer in first]
-
-
 def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many threads share the lanes of a hop, the bits are those of one, in lanes that were used before too."""
     rng, index = np.random.default_rng(6), INDEXES["mlp"]

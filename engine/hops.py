@@ -1,4 +1,4 @@
-"""A hop on a device: lanes that do the same take their turns together, as many at a time as fit one recording."""
+"""Hops in torch: lanes that do the same take their turn together, recorded where a GPU can."""
 
 import numpy as np
 import torch
@@ -6,17 +6,18 @@ import torch
 from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.products import padded
 from engine.kernels.stages import FAR, FILL, NEAR, STAGES
-from engine.lanes import Lanes
+from engine.lanes import Lanes, power_of_two
 from engine.recording import Recorder
 from engine.rounds import Extent, Turn, take_turn
 from engine.tiles import TILE_ROWS
 
 _PAIRS, _PARENTS, _KEPT = 32, 8, 16
-"""Columns come in so many at a time, so that few recordings serve many requests."""
+_FINE = 128
+"""Columns come in so many at a time, beyond so many in powers of two: then a few recordings serve all requests."""
 
 
-class Turns:
-    """Takes lanes through their hops, in plain torch, recorded where a GPU can."""
+class TorchHops:
+    """Takes lanes through their hops, a kind of turn after the other, on any device."""
 
     def __init__(self, device: torch.device) -> None:
         self._recorder = Recorder(device)
@@ -38,12 +39,12 @@ class Turns:
 
     def _take(self, index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> torch.Tensor:
         """The turn of lanes int64[n] that do the same: int64[2, n]."""
-        extent, asked = _extent(index, lanes, mine), _asked(lanes, mine)
-        recordable = index.metric.recordable and extent.stage != FILL
+        extent = _extent(index, lanes, mine)
+        recorded = self._recorder.records and index.metric.recordable and extent.stage != FILL
         outcome = self._recorder.run(
             lambda given: take_turn(index, lanes, Turn(*given.unbind()), extent),
-            asked,
-            (extent, asked.shape) if recordable else None,
+            _asked(lanes, mine, power_of_two(len(mine)) if recorded else len(mine)),
+            extent if recorded else None,
             (index.metric, *index.on_device, *lanes.on_device),
         )
         return outcome[:, : len(mine)].clone()  # before the next turn is taken in the same memory
@@ -65,14 +66,20 @@ def _extent(index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> Extent:
     return Extent(
         stage,
         derive=bool(lanes.later(mine[:1])[0]),
-        pairs=padded(int(lanes.wanted[mine].max()), _PAIRS),
-        parents=min(padded(int(lanes.widths[mine].max()), _PARENTS), columns) if stage == NEAR else 0,
+        pairs=_room(lanes.wanted[mine], _PAIRS),
+        parents=min(_room(lanes.widths[mine], _PARENTS), columns) if stage == NEAR else 0,
         clusters=int(lanes.clusters[mine].max()) if stage == FAR else 0,
-        beam=min(padded(int(lanes.beam.sizes[mine].max()), _KEPT), columns),
-        results=min(padded(int(lanes.results.sizes[mine].max()), _KEPT), lanes.result_versions.shape[1]),
+        beam=min(_room(lanes.beam.sizes[mine], _KEPT), columns),
+        results=min(_room(lanes.results.sizes[mine], _KEPT), lanes.result_versions.shape[1]),
         rows=_reach(index.rows, len(index.versions)) if stage == FAR else 0,
         grouped=bool(lanes.per_group[mine].any()),
     )
+
+
+def _room(counts: np.ndarray, step: int) -> int:
+    """Columns for the largest of some counts int64[n]."""
+    most = int(counts.max())
+    return padded(most, step) if most <= _FINE else power_of_two(most)
 
 
 def _reach(rows: int, capacity: int) -> int:
@@ -83,8 +90,8 @@ def _reach(rows: int, capacity: int) -> int:
     return min(padded(max(rows, 1), max(ROW_BLOCK, 1 << max(0, rows.bit_length() - 4))), capacity)
 
 
-def _asked(lanes: Lanes, mine: np.ndarray) -> np.ndarray:
-    """The columns of a `Turn` of lanes int64[n], int64[11, a power of two], the spare lane in what remains."""
+def _asked(lanes: Lanes, mine: np.ndarray, lines: int) -> np.ndarray:
+    """The columns of a `Turn` of lanes int64[n], int64[11, lines], the spare lane in what remains."""
     evaluations = lanes.evaluations[mine]
     values = {
         "lanes": mine,
@@ -99,7 +106,7 @@ def _asked(lanes: Lanes, mine: np.ndarray) -> np.ndarray:
         "beam": lanes.beam.sizes[mine],
         "results": lanes.results.sizes[mine],
     }
-    asked = np.zeros((len(values), 1 << (len(mine) - 1).bit_length()), np.int64)
+    asked = np.zeros((len(values), lines), np.int64)
     asked[Turn._fields.index("lanes")] = lanes.spare
     for name, column in values.items():
         asked[Turn._fields.index(name), : len(mine)] = column

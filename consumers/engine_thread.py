@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from consumers import metrics
-from consumers.events import Delivery, Record
+from consumers.events import Record, RecordId
 from consumers.mirror import Mirror
 from consumers.questions import SearchDefaults, make_query
 from consumers.worker import Heartbeat
@@ -36,8 +36,8 @@ _AT_ONCE = 256
 class RequestWorkerConfig:
     """How a request worker works.
 
-    max_waiting: metric evaluations that may wait for a lane before requests are rejected. device: of torch, where the
-    mirror lies and is searched.
+    max_waiting: metric evaluations, of each priority, that may wait for a lane before requests are rejected. device: of
+    torch, where the mirror lies and is searched.
     """
 
     lanes: int = 64
@@ -91,10 +91,13 @@ class EngineThread:
     ) -> None:
         self._model, self._config, self._reply = model, config, reply
         self._mirror = Mirror(info, model, config.device)
-        self._scheduler: Scheduler[Delivery] = self._fresh_scheduler()
-        self._in_work: dict[Delivery, _InWork] = {}
-        self._inbox: SimpleQueue[Question | Snapshot | Change | None] = SimpleQueue()
-        self._first: deque[Question] = deque()  # of high priority; each is in the inbox too, to wake who waits there
+        self._scheduler: Scheduler[RecordId] = self._fresh_scheduler()
+        self._in_work: dict[RecordId, _InWork] = {}
+        self._questions: SimpleQueue[Question | None] = SimpleQueue()
+        # These do not wait behind questions; for each of them a None among those wakes who waits there.
+        self._changes: deque[Snapshot | Change] = deque()
+        self._high: deque[Question] = deque()
+        self._stopping = False
         self._loaded = threading.Event()
         self._failure: Exception | None = None
         self.heart = Heartbeat("engine")
@@ -114,16 +117,20 @@ class EngineThread:
     def submit(self, question: Question) -> None:
         """Let a question be answered."""
         if question.priority is Priority.HIGH:
-            self._first.append(question)
-        self._inbox.put(question)
+            self._high.append(question)
+            self._questions.put(None)
+        else:
+            self._questions.put(question)
 
     def follow(self, change: Snapshot | Change) -> None:
         """Let the mirror take over a change, between two steps."""
-        self._inbox.put(change)
+        self._changes.append(change)
+        self._questions.put(None)
 
     def stop(self) -> None:
         """End the thread; questions still in work stay unanswered. Harmless if it was never started."""
-        self._inbox.put(None)
+        self._stopping = True
+        self._questions.put(None)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -135,7 +142,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             warm_up(self._model.metric, self._config.device)
-            while self._take_inbox():
+            while self._take_in():
                 if not self._scheduler.idle:
                     self._step()
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must end with its offsets uncommitted
@@ -147,32 +154,35 @@ class EngineThread:
 
     def _step(self) -> None:
         self.heart.beat()
-        for delivery, answer in self._scheduler.step():
-            self._reply(self._answered(self._in_work.pop(delivery), answer))
+        for name, answer in self._scheduler.step():
+            self._reply(self._answered(self._in_work.pop(name), answer))
         running, _ = self._scheduler.load
         metrics.STEPS.inc()
         metrics.LANES_BUSY.set(running)
         metrics.WAITING_EVALUATIONS.set(self._scheduler.waiting_evaluations)
 
-    def _take_inbox(self) -> bool:
-        """Take what waits, no more than delays a step by little, and wait when there is nothing to do; False to end."""
-        wait = self._scheduler.idle
+    def _take_in(self) -> bool:
+        """Take in what has come, and wait when there is nothing to do; False to end.
+
+        Of questions no more than delays a step by little, or fills all lanes.
+        """
+        wait, asked = self._scheduler.idle, 0
         if wait:
             self.heart.rest()
-        for _ in range(_AT_ONCE):
+        while asked < max(_AT_ONCE, self._config.lanes):
             try:
-                message = self._inbox.get(block=wait)
+                question = self._questions.get(block=wait)
             except Empty:
                 break
             wait = False
-            while self._first:
-                self._ask(self._first.popleft())
-            if message is None:
+            while self._changes:
+                self._take_over(self._changes.popleft())
+            if self._stopping:
                 return False
-            if not isinstance(message, Question):
-                self._take_over(message)
-            elif message.priority is not Priority.HIGH:
-                self._ask(message)
+            for each in (self._high.popleft() if self._high else None, question):
+                if each is not None:
+                    self._ask(each)
+                    asked += 1
         return True
 
     def _take_over(self, message: Snapshot | Change) -> None:
@@ -191,7 +201,7 @@ class EngineThread:
         for in_work in unanswered.values():
             self._ask(in_work.question)
 
-    def _fresh_scheduler(self) -> Scheduler[Delivery]:
+    def _fresh_scheduler(self) -> Scheduler[RecordId]:
         return Scheduler(ParallelSearch(self._mirror.index, self._config.lanes), self._config.max_waiting)
 
     def _ask(self, question: Question) -> None:
@@ -201,13 +211,13 @@ class EngineThread:
             return
         try:
             query = self._query(question, time.monotonic() + left_s)
-            self._scheduler.submit(question.record.delivery, query, question.priority)
+            self._scheduler.submit(question.record.id, query, question.priority)
         except InvalidQuery as error:
             self._reply(refusal(question, Status.MALFORMED, str(error)))
         except QueueFull as error:
             self._reply(refusal(question, Status.REJECTED, str(error), retry_after_ms=_RETRY_AFTER_MS))
         else:
-            self._in_work[question.record.delivery] = _InWork(question, query, self._mirror.seq, time.monotonic())
+            self._in_work[question.record.id] = _InWork(question, query, self._mirror.seq, time.monotonic())
 
     def _query(self, question: Question, deadline: float | None) -> Query:
         return make_query(question.request, question.history, self._mirror, self._model, self._config.search, deadline)

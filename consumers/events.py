@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from consumers.offsets import Ticket
 from messages import Headers, MalformedMessage
 
-Delivery = tuple[str, Ticket]
+RecordId = tuple[str, Ticket]
 """A topic, and one delivery of one of its records."""
 
 
@@ -26,7 +26,7 @@ class Record:
     timestamp_ms: int
 
     @property
-    def delivery(self) -> Delivery:
+    def id(self) -> RecordId:
         """What no other record has, of any topic."""
         return self.topic, self.ticket
 

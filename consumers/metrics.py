@@ -15,10 +15,13 @@ _LAGS_S = (*_LATENCIES_S, 30.0, 60.0, 300.0, 1800.0)
 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
-REQUESTS = Counter("hopstream_requests_total", "Answers that Kafka has acknowledged, by status.", ["status"])
+PRIORITIES = ("normal", "high")
+REQUESTS = Counter(
+    "hopstream_requests_total", "Answers that Kafka has acknowledged, by status.", ["priority", "status"]
+)  # fmt: skip
 DEGRADED = Counter("hopstream_degraded_answers_total", "Answers that had to do without the store.")
 REQUEST_SECONDS = Histogram(
-    "hopstream_request_seconds", "From a request's timestamp on the broker to its acknowledged answer.",
+    "hopstream_request_seconds", "From a request's timestamp on the broker to its acknowledged answer.", ["priority"],
     buckets=_LATENCIES_S,
 )  # fmt: skip
 SEARCH_SECONDS = Histogram(
@@ -55,5 +58,7 @@ STORE_AVAILABLE = Gauge("hopstream_store_available", "1 while the store answers,
 GENERATION = Info("hopstream_generation", "The generation that is served.")
 BUILD = Info("hopstream_build", "The release that runs.")
 
-for status in Status:  # a rate over a series that begins with its first event misses that event
-    REQUESTS.labels(status)
+for priority in PRIORITIES:  # a rate over a series that begins with its first event misses that event
+    REQUEST_SECONDS.labels(priority)
+    for status in Status:
+        REQUESTS.labels(priority, status)

@@ -34,6 +34,7 @@ class Outbox:
     def __init__(self, writer: Writer, topics: Topics, done: Callable[[Record], None]) -> None:
         self._writer, self._done = writer, done
         self._publisher = ResponsePublisher(writer, topics)
+        self._topics = topics
         self._reports: SimpleQueue[tuple[Record, Recommendations | Letter, Delivery]] = SimpleQueue()
         self.in_flight = 0
         self.answered = 0
@@ -79,7 +80,7 @@ class Outbox:
     def _answered(self, record: Record, answer: Recommendations) -> None:
         """Count an answer; a malformed request is a dead letter as well, now that whoever asked knows."""
         self.answered += 1
-        _measure(record, answer)
+        _measure(record, answer, "high" if record.topic == self._topics.requests_high else "normal")
         if answer.status is Status.MALFORMED:
             self.bury(record, answer.reason or "malformed")
         else:
@@ -110,9 +111,9 @@ class Outbox:
         return lambda delivery: self._reports.put((record, answer, delivery))
 
 
-def _measure(record: Record, answer: Recommendations) -> None:
-    metrics.REQUESTS.labels(answer.status).inc()
+def _measure(record: Record, answer: Recommendations, priority: str) -> None:
+    metrics.REQUESTS.labels(priority, answer.status).inc()
     if answer.degraded:
         metrics.DEGRADED.inc()
     if record.timestamp_ms >= 0:
-        metrics.REQUEST_SECONDS.observe(max(0.0, time.time() - record.timestamp_ms / 1000))
+        metrics.REQUEST_SECONDS.labels(priority).observe(max(0.0, time.time() - record.timestamp_ms / 1000))

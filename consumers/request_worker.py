@@ -60,18 +60,19 @@ class RequestWorker:
         """Prepare to serve. Raises `GenerationMismatch` when the generation was made with another model."""
         info.require_artefact(model.sha256)
         self._config, self._topics = config, Topics(info.index)
-        # Answers and requests that go first do not wait behind the ordinary requests that have come.
         self._inbox: SimpleQueue[Event | None] = SimpleQueue()
-        self._first: SimpleQueue[Event | Reply] = SimpleQueue()
+        # These do not wait behind what is in the inbox; for each of them a None there wakes who waits.
+        self._replies: SimpleQueue[Reply] = SimpleQueue()
+        self._high: SimpleQueue[Event] = SimpleQueue()
         group, topics = f"{info.index}.request-workers", self._topics
         self._intakes = {
             topic: Intake(bootstrap_servers, topic, readers, put, window=config.window, options=kafka_options)
             for topic, readers, put in (
                 (topics.requests, group, self._inbox.put),
-                (topics.requests_high, f"{group}.high", self._put_first),
+                (topics.requests_high, f"{group}.high", self._put_high),
             )
         }
-        self._engine = EngineThread(info, model, config, self._put_first)
+        self._engine = EngineThread(info, model, config, self._put_reply)
         self._feed = MirrorFeed(Follower(server, info, 0), self._engine.follow)
         self._histories = HistoryReader(server, info.index, lambda: self._feed.answered_at)
         self._outbox = Outbox(Writer(bootstrap_servers, kafka_options), self._topics, self._done)
@@ -124,28 +125,32 @@ class RequestWorker:
         self._heart.rest()
         for intake in self._intakes.values():
             intake.stop(finish=False)
+        patience = time.monotonic() + _CLOSE_S
         for intake in self._intakes.values():
-            intake.join(_CLOSE_S)
+            intake.join(max(0.0, patience - time.monotonic()))
         self._engine.stop()
         self._feed.stop()
         self._histories.close()
         self._outbox.close()
 
     def status(self) -> WorkerStatus:
-        """How it is now. Without the store, requests are answered from the mirror."""
-        intakes = self._intakes.values()
-        awaited = tuple(wait for intake in intakes for wait in intake.membership.waiting_for)
-        hearts = self._heart, self._engine.heart, *(intake.heart for intake in intakes)
+        """How it is now. Without the store, requests are answered from the mirror; ordinary ones without the others."""
+        ordinary, high = (self._intakes[topic] for topic in (self._topics.requests, self._topics.requests_high))
+        without = [f"requests of high priority, for want of {what}" for what in high.membership.waiting_for]
+        hearts = self._heart, self._engine.heart, ordinary.heart, high.heart
         return WorkerStatus(
-            waiting_for=awaited if self._prepared else ("the mirror of the index",),
-            without=() if self._feed.available else ("the store",),
+            waiting_for=ordinary.membership.waiting_for if self._prepared else ("the mirror of the index",),
+            without=(*without, *(() if self._feed.available else ("the store",))),
             stuck=tuple(heart.name for heart in hearts if heart.stuck),
         )
 
-    def _put_first(self, event: Event | Reply) -> None:
-        """Take notice of something before what is in the inbox. For other threads."""
-        self._first.put(event)
-        self._inbox.put(None)  # to wake who waits there
+    def _put_reply(self, reply: Reply) -> None:
+        self._replies.put(reply)
+        self._inbox.put(None)
+
+    def _put_high(self, event: Event) -> None:
+        self._high.put(event)
+        self._inbox.put(None)
 
     def _done(self, record: Record) -> None:
         self._intakes[record.topic].done(record.ticket)
@@ -162,12 +167,10 @@ class RequestWorker:
         self._heart.beat()
         self._check()
         waiting = self._next_events()
-        first = _taken(self._first)
-        for event in first:
-            if isinstance(event, Reply):
-                self._outbox.publish(event)
-        self._take([event for event in first if isinstance(event, Record)])
-        self._take([event for event in waiting if isinstance(event, Record)])
+        for reply in _taken(self._replies, self._replies.qsize()):
+            self._outbox.publish(reply)
+        for events in (_taken(self._high, _AT_ONCE), waiting):
+            self._take([event for event in events if isinstance(event, Record)])
         self._outbox.settle()
 
     def _check(self) -> None:
@@ -177,13 +180,16 @@ class RequestWorker:
         self._engine.check()
         self._feed.check()
 
-    def _next_events(self) -> list[Event | None]:
-        """What has come to the inbox; waits a moment for the first."""
-        try:
-            first = self._inbox.get(timeout=_REPORTS_S if self._outbox.in_flight else _IDLE_S)
-        except Empty:
-            return []
-        return [first, *_taken(self._inbox)]
+    def _next_events(self) -> list[Event]:
+        """What has come to the inbox; waits a moment for the first, unless there is more to do."""
+        events: list[Event] = []
+        if self._replies.empty() and self._high.empty():
+            try:
+                first = self._inbox.get(timeout=_REPORTS_S if self._outbox.in_flight else _IDLE_S)
+            except Empty:
+                return []
+            events += [] if first is None else [first]
+        return events + _taken(self._inbox, _AT_ONCE)
 
     def _take(self, records: list[Record]) -> None:
         """Hand the requests in records to the engine, with the histories that they need."""
@@ -230,12 +236,13 @@ class RequestWorker:
         return (asked_ms + (headers.timeout_ms or self._config.default_timeout_ms)) / 1000
 
 
-def _taken(queue: SimpleQueue[Any]) -> list[Any]:
-    """What is in a queue, no more than a turn's work of it."""
+def _taken(queue: SimpleQueue[Any], most: int) -> list[Any]:
+    """What is in a queue, so many at most; None is nothing."""
     taken: list[Any] = []
     try:
-        while len(taken) < _AT_ONCE:
-            taken.append(queue.get_nowait())
+        while len(taken) < most:
+            if (thing := queue.get_nowait()) is not None:
+                taken.append(thing)
     except Empty:
         pass
     return taken

@@ -63,11 +63,11 @@ class FairQueue(Generic[Ticket]):
     Within a flow the first come is served first, until half of its time is gone. Then the newest goes first: under
     overload, whoever has waited long would be answered too late, and so would everybody behind.
 
-    evaluations: the estimated work of all that wait.
+    waiting: the estimated work of all that wait, in evaluations, by priority.
     """
 
     def __init__(self) -> None:
-        self.evaluations = 0
+        self.waiting = dict.fromkeys(Priority, 0)
         self._entries: dict[Ticket, Waiting[Ticket]] = {}
         self._lines: dict[Flow, OrderedDict[Ticket, Waiting[Ticket]]] = {}
         self._finish: dict[Flow, float] = {}
@@ -88,7 +88,7 @@ class FairQueue(Generic[Ticket]):
             self._finish[entry.flow] = max(self._clock, self._finish.get(entry.flow, 0.0))
         line[entry.ticket] = entry
         self._entries[entry.ticket] = entry
-        self.evaluations += entry.cost.evaluations
+        self.waiting[entry.priority] += entry.cost.evaluations
         self._added += 1
         if entry.query.deadline is not None:
             heapq.heappush(self._deadlines, (entry.query.deadline, self._added, entry.ticket))
@@ -108,7 +108,7 @@ class FairQueue(Generic[Ticket]):
         """It waits no more, and was not served."""
         entry = self._entries.pop(ticket)
         del self._lines[entry.flow][ticket]
-        self.evaluations -= entry.cost.evaluations
+        self.waiting[entry.priority] -= entry.cost.evaluations
 
     def expire(self, now: float) -> list[Ticket]:
         """Discard those whose time is up."""

@@ -1,7 +1,7 @@
 """Who runs: queries wait here until a lane is free, and no longer."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, Protocol
@@ -57,7 +57,8 @@ class Scheduler(Generic[Ticket]):
     not slow the step down so much that others are late: work that ends too late is the first to be left out. The last
     lanes, one in eight, are for the lightest queries, so that these never wait for heavy ones to end.
 
-    max_waiting: metric evaluations, as estimated, that may wait for a lane. clock: seconds, as in `Query.deadline`.
+    max_waiting: metric evaluations, as estimated, of each priority, that may wait for a lane. clock: seconds, as in
+    `Query.deadline`.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Scheduler(Generic[Ticket]):
             raise InvalidQuery("ticket", f"{ticket} is in work already: submit it again when it is answered")
         self._search.check(query)
         entry = Waiting(ticket, query, self._costs.expected(query), priority, self._clock())
-        if self._queue.evaluations + entry.cost.evaluations > self._max_waiting:
-            raise QueueFull(self._queue.evaluations, self._max_waiting)
+        waiting = self._queue.waiting[priority]
+        if waiting + entry.cost.evaluations > self._max_waiting:
+            raise QueueFull(waiting, self._max_waiting)
         self._queue.add(entry)
         self._lightest = min(self._lightest, entry.weight)
 
@@ -120,9 +122,14 @@ class Scheduler(Generic[Ticket]):
         return len(self._running), len(self._queue)
 
     @property
+    def waiting(self) -> Mapping[Priority, int]:
+        """Metric evaluations, as estimated, of the queries of each priority that wait."""
+        return self._queue.waiting
+
+    @property
     def waiting_evaluations(self) -> int:
-        """Metric evaluations, as estimated, of the queries that wait."""
-        return self._queue.evaluations
+        """Those of all together."""
+        return sum(self._queue.waiting.values())
 
     # -- policy ----------------------------------------------------------------------------------------------------
 

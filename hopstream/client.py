@@ -128,7 +128,7 @@ class RecommendClient:
     ) -> Future[Recommendations]:
         """Send a request and return at once with what will hold the answer, or the error `recommend` would raise.
 
-        Those that are ``high`` pass the ordinary ones that wait, and get eight times their share while many do.
+        Those that are ``high`` pass the ordinary ones that wait; where many of both do, they get eight times the work.
         Raises `ClientClosed` on a closed client, ValueError for a time-out not within 0 and 3,600 seconds. Waits,
         some seconds at most, while more requests are on their way to Kafka than there is memory for.
         """

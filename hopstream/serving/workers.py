@@ -20,9 +20,9 @@ from messages import Topics
 
 @dataclass(frozen=True, slots=True)
 class _Duty:
-    """One kind of worker: the topics that it reads, and how it is made."""
+    """One kind of worker: the topic that it reads, and how it is made."""
 
-    topics: Callable[[Topics], tuple[str, ...]]
+    topic: Callable[[Topics], str]
     make: Callable[[Settings, Server, GenerationInfo], Worker]
 
 
@@ -50,9 +50,9 @@ def _behaviors(settings: Settings, server: Server, info: GenerationInfo) -> Work
     return behavior_updater(kafka.bootstrap_servers, server, info.index, kafka.options)
 
 
-_REQUESTS = _Duty(lambda topics: (topics.requests, topics.requests_high), _requests)
-_ITEMS = _Duty(lambda topics: (topics.items,), _items)
-_BEHAVIORS = _Duty(lambda topics: (topics.behaviors,), _behaviors)
+_REQUESTS = _Duty(lambda topics: topics.requests, _requests)
+_ITEMS = _Duty(lambda topics: topics.items, _items)
+_BEHAVIORS = _Duty(lambda topics: topics.behaviors, _behaviors)
 _ROLES: Mapping[str, Sequence[_Duty]] = {
     "requests": (_REQUESTS,),
     "updates": (_ITEMS, _BEHAVIORS),
@@ -62,7 +62,8 @@ _ROLES: Mapping[str, Sequence[_Duty]] = {
 
 def topics_of(role: str, index: str) -> tuple[str, ...]:
     """The topics that the workers of a role read."""
-    return tuple(topic for duty in _ROLES[role] for topic in duty.topics(Topics(index)))
+    topics = Topics(index)
+    return tuple(duty.topic(topics) for duty in _ROLES[role])
 
 
 def make_crew(settings: Settings, role: str, info: GenerationInfo) -> Crew:

@@ -11,6 +11,7 @@ from consumers.engine_thread import Reply
 from consumers.events import Record
 from consumers.mirror import Mirror
 from consumers.offsets import Ticket
+from engine.fair_queue import Priority
 from index_store import Checkpoint, GenerationMismatch, HistoryEvent, HistoryWriter, StoreUnavailable
 from messages import (
     HistoryEntry,
@@ -19,6 +20,7 @@ from messages import (
     RequestHeaders,
     Status,
     encode,
+    format_request,
     parse_dead_letter,
 )
 from tests.consumers.stage import (
@@ -266,7 +268,8 @@ def test_requests_of_both_priorities_are_answered_once(new_stage: Callable[..., 
         assert item.vector is not None
         assert names(answer) == best(mirror, item.vector, 10)
     with running(stage.request_worker()):
-        mailbox.wait(*(mailbox.send(RecommendRequest(item="i0"), high=high) for high in (True, False)))
+        mailbox.wait(*(mailbox.send(RecommendRequest(item="i0"), high=high, partition=0) for high in (True, False)))
+    mailbox.collect()
     assert all(len(mailbox.answers[name]) == 1 for name in sent)
     mailbox.close()
 
@@ -275,16 +278,27 @@ def test_what_goes_first_does_not_wait_in_the_inbox(stage: Stage) -> None:
     """Of what has come, answers are published first, then requests of high priority are handed on, then the others."""
     worker, taken = stage.request_worker(), []
     worker._check = lambda: None  # type: ignore[method-assign]
-    worker._take = lambda records: taken.extend(records)  # type: ignore[method-assign]
-    worker._outbox.publish = taken.append  # type: ignore[method-assign]
-    records = [Record(Ticket(0, n, 1), 0, stage.topics.requests, None, b"", (), -1) for n in range(3)]
-    reply = Reply(records[0], RequestHeaders("c", stage.topics.replies("tests")), Recommendations(Status.OK))
-    worker._inbox.put(records[0])
-    worker._put_first(records[1])
-    worker._inbox.put(records[2])
-    worker._put_first(reply)
+    worker._outbox.publish = lambda reply: taken.append((reply.record.topic, reply.record.ticket.offset))  # type: ignore[method-assign]
+    worker._engine.submit = lambda question: taken.append(  # type: ignore[method-assign]
+        (question.record.topic, question.record.ticket.offset, question.priority)
+    )
+    ordinary, high = stage.topics.requests, stage.topics.requests_high
+    headers = RequestHeaders("c", stage.topics.replies("tests"))
+    for offset in range(200):
+        for topic in (ordinary, high):
+            record = Record(
+                Ticket(0, offset, 1), 0, topic, None, encode(RecommendRequest(item="i0")), format_request(headers), -1
+            )
+            worker._intakes[topic]._deliver(record)
+            worker._engine._reply(Reply(record, headers, Recommendations(Status.OK)))
     worker._turn()
-    assert taken == [reply, records[1], records[0], records[2]]
+    first, second, third = taken[:400], taken[400:528], taken[528:]
+    assert sorted(first) == sorted((topic, offset) for topic in (ordinary, high) for offset in range(200))
+    assert second == [(high, offset, Priority.HIGH) for offset in range(128)]
+    assert third == [(ordinary, offset, Priority.NORMAL) for offset in range(128)]
+    for _ in range(2):
+        worker._turn()
+    assert len(taken) == 800
     worker.close()
 
 

@@ -147,8 +147,8 @@ def test_a_newer_schema_pauses_the_partition_until_an_upgrade(stage: Stage) -> N
     with running(writer):
         wait_until(lambda: stage.count() == 10 and not writer._held.get(0), "the items before the newer one")
         what, why = f"every partition of {stage.topics.items} to be taken", "a newer release wrote offset 10"
-        wait_until(lambda: writer.status().waiting_for, "a word about it")
-        assert writer.status().waiting_for == (f"{what}: {why} of partition 0, upgrade this worker",)
+        said = (f"{what}: {why} of partition 0, upgrade this worker",)
+        wait_until(lambda: writer.status().waiting_for == said, "a word about it")
         # Behind it comes a partition that goes on: once that is applied, the paused one has had its chance.
         stage.produce(stage.topics.items, "misled", encode(ITEMS[0]), partition=1)
         stage.letters(stage.topics.items, 1)

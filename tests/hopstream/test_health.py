@@ -78,7 +78,11 @@ def test_metrics_are_in_prometheus_format(url: str) -> None:
     assert str(response.headers["Content-Type"]).startswith("text/plain")
     lines = body.decode().splitlines()
     names = {line.rpartition(" ")[0] for line in lines}
-    assert {'hopstream_requests_total{status="expired"}', 'hopstream_request_seconds_bucket{le="0.001"}'} <= names
+    wanted = (
+        'requests_total{priority="high",status="expired"}',
+        'request_seconds_bucket{le="0.001",priority="normal"}',
+    )
+    assert {f"hopstream_{name}" for name in wanted} <= names
     assert not [line for line in lines if line.startswith("hopstream") and ("user=" in line or "item=" in line)]
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consumers.worker import WorkerStatus
 from messages import RecommendRequest, Status, parse_dead_letter
-from tests.brokers import makes_topics_when_named
-from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, best, fill, make_items, wait_until
+from tests.brokers import delete_topics, make_topic, makes_topics_when_named
+from tests.consumers.stage import DIMENSIONS, Mailbox, Stage, best, fill, make_items, running, wait_until
 from tests.integration.processes import worker_process, worker_processes
 
 ITEMS = make_items(300)
@@ -64,6 +65,20 @@ def test_a_reply_topic_that_does_not_exist_costs_one_request(real_kafka: str, ma
         assert "UNKNOWN_TOPIC_OR_PART" in parse_dead_letter(letter.headers()).reason
         assert mailbox.ask(RecommendRequest(item="i0"), **PATIENT).status is Status.OK
         assert worker.poll() is None
+
+
+def test_ordinary_requests_do_not_wait_for_the_topic_of_others(real_kafka: str, mailbox: Mailbox) -> None:
+    """Of a deployment that had none: the worker says what it does without, serves, and reads it when it is there."""
+    stage = mailbox.stage
+    delete_topics(real_kafka, stage.topics.requests_high)
+    worker = stage.request_worker()
+    with running(worker):
+        assert mailbox.ask(RecommendRequest(item="i0")).status is Status.OK
+        said = f"requests of high priority, for want of the topic {stage.topics.requests_high}"
+        wait_until(lambda: worker.status() == WorkerStatus(without=(said,)), "a word about it")
+        make_topic(real_kafka, stage.topics.requests_high)
+        assert mailbox.wait(mailbox.send(RecommendRequest(item="i0"), high=True), timeout_s=30)[0].status is Status.OK
+        wait_until(lambda: worker.status() == WorkerStatus(), "both topics to be read")
 
 
 def test_sigterm_ends_a_worker_with_nothing_left_open(mailbox: Mailbox) -> None:

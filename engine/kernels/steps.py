@@ -1,4 +1,4 @@
-"""A step in compiled code, on CPUs: what `engine.turns` does in torch."""
+"""A step in compiled code, on CPUs: what `engine.hops` does in torch."""
 
 import numpy as np
 import torch

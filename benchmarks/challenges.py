@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.counting import Cost, MetricCosts
-from benchmarks.reference_metric import HIDDEN, HISTORY, SECOND, ReferenceMetric, Ruler
+from benchmarks.reference_kernels import HIDDEN, SECOND
+from benchmarks.reference_metric import HISTORY, ReferenceMetric, Ruler
 from engine.artifact import MetricArtifact
 from engine.behavior_codes import BOTH, OTHER_ONLY, TARGET_ONLY
 from engine.metric import Metric

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from engine.index import ROW_BLOCK, ItemIndex
-from engine.kernels.products import padded
+from engine.kernels.products import padded, power_of_two
 from engine.kernels.stages import FAR, FILL, NEAR, STAGES
-from engine.lanes import Lanes, power_of_two
+from engine.lanes import Lanes
 from engine.recording import Recorder
 from engine.rounds import Extent, Turn, take_turn
 from engine.tiles import TILE_ROWS
@@ -108,6 +108,5 @@ def _asked(lanes: Lanes, mine: np.ndarray, lines: int) -> np.ndarray:
     }
     asked = np.zeros((len(values), lines), np.int64)
     asked[Turn._fields.index("lanes")] = lanes.spare
-    for name, column in values.items():
-        asked[Turn._fields.index(name), : len(mine)] = column
+    asked[:, : len(mine)] = [values[name] for name in Turn._fields]
     return asked

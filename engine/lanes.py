@@ -11,6 +11,7 @@ from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, wipe
+from engine.kernels.products import power_of_two
 from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR, SEEDS, Progress
 from engine.query import Query
 
@@ -244,11 +245,6 @@ class Lanes:
 def _asked(query: Query) -> tuple[int, ...]:
     params = query.params
     return params.k, params.beam, params.width, params.pairs, params.clusters, params.budget
-
-
-def power_of_two(count: int) -> int:
-    """The next one, so that what is made of this size has to be made anew for few others."""
-    return 1 << max(0, count - 1).bit_length()
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

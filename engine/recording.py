@@ -6,6 +6,7 @@ A turn of the search is some two hundred small operations, each of which takes l
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +85,7 @@ class Recorder:
 
     def _hold(self, held: Sequence[object]) -> None:
         """Forget what was recorded of others than these, which now stay alive as long as it."""
-        same = len(held) == len(self._held) and all(map(_is, held, self._held))
+        same = len(held) == len(self._held) and all(map(is_, held, self._held))
         if same and len(self._seen) < _MOST_SEEN:
             return
         self._held, self._pool = tuple(held), None
@@ -100,7 +101,3 @@ class Recorder:
             outcome = operation(given)
         self._pool = graph.pool()  # of one recording after the other, all use the same memory
         return Recording(graph, given, outcome)
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other

@@ -31,6 +31,11 @@ def padded(count: int, to: int) -> int:
     return -(-count // to) * to
 
 
+def power_of_two(count: int) -> int:
+    """The next one, so that what is made of this size has to be made anew for few others."""
+    return 1 << max(0, count - 1).bit_length()
+
+
 @njit(**UNCOUNTED)
 def multiply(a, b, bias, out, rows):
     """out[:rows] = a[:rows] · b + bias, all float32 and contiguous.

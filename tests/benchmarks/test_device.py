@@ -8,7 +8,8 @@ from benchmarks.challenges import Challenge
 from benchmarks.counting import Cost, MetricCosts, fewest_bytes
 from benchmarks.device import SETTINGS, Floors, LanesRow, measure, repeated
 from benchmarks.device_drawing import draw
-from benchmarks.reference_metric import HIDDEN, SECOND, ReferenceMetric
+from benchmarks.reference_kernels import HIDDEN, SECOND
+from benchmarks.reference_metric import ReferenceMetric
 from benchmarks.search_bench import DEGREE, RELEVANT, Bench, built
 from engine.metric import InnerProduct
 from engine.query import Answer, Query, SearchParams, Stop

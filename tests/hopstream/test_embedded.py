@@ -123,7 +123,7 @@ def test_the_owners_death_takes_the_servers_along(end: signal.Signals) -> None:
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux", reason="PR_SET_PDEATHSIG, which ends a server with its parent, is Linux's alone"
+    sys.platform != "linux", reason=f"needs PR_SET_PDEATHSIG, which Linux alone has; this is {sys.platform}"
 )
 def test_the_childs_death_takes_redis_along() -> None:
     """Redis does not outlive the child, even when that is killed; the owner still removes the folder."""

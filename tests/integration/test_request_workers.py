@@ -57,7 +57,10 @@ def test_what_a_killed_worker_left_another_answers(mailbox: Mailbox) -> None:
 def test_a_reply_topic_that_does_not_exist_costs_one_request(real_kafka: str, mailbox: Mailbox) -> None:
     """Its request becomes a dead letter, and the worker goes on."""
     if makes_topics_when_named(real_kafka):
-        pytest.skip("this Kafka makes every topic that is written to: set its auto.create.topics.enable to false")
+        pytest.skip(
+            "writes to a topic that must not exist, and this Kafka makes every topic that is written to: "
+            "set its auto.create.topics.enable to false"
+        )
     stage = mailbox.stage
     with worker_process("requests", stage) as worker:
         mailbox.send(RecommendRequest(item="i0"), reply_to=stage.topics.replies("nobody"), **PATIENT)

@@ -130,9 +130,9 @@ def score_pairs(first, last, state, rows, lanes, own, scores, tangents, derive):
 
 
 @njit(nogil=True, cache=True)
-def hop_pairs(shared, rows, items, lanes, matrix_unit, state, own):  # type: ignore[no-untyped-def]
+def hop_pairs(gate, leads, hop, items, lanes, matrix_unit, state, own):  # type: ignore[no-untyped-def]
     """See `engine.kernels.hops.take_parts`."""
-    take_parts(score_pairs, shared, rows, items, lanes, matrix_unit, state, own)
+    take_parts(score_pairs, gate, leads, hop, items, lanes, matrix_unit, state, own)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)

@@ -95,7 +95,7 @@ class ItemIndex:
 
     @property
     def columns(self) -> ItemColumns:
-        """The columns as compiled code wants them, until the next change.
+        """The columns as compiled code wants them; others when they have become larger.
 
         Raises TypeError for an index that compiled code does not search.
         """
@@ -124,7 +124,6 @@ class ItemIndex:
         """
         if rows < self.rows:
             raise InvalidColumns(f"rows went from {self.rows} to {rows}: rows are never given up")
-        self._columns = None
         self._reserve(rows)
         self.rows = rows
         try:
@@ -193,6 +192,7 @@ class ItemIndex:
         self.state = _grown(self.state, capacity, 0)
         if self.sketch is not None:
             self.sketch.reserve(capacity)
+        self._columns = None
 
     def _choose_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Seeds, half the best rows by prior, half evenly spread over the live rows; and the first of the best.

@@ -18,8 +18,8 @@ from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.hops import TorchHops
 from engine.index import ItemIndex
-from engine.kernels import steps as compiled
 from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
+from engine.kernels.steps import CompiledHops
 from engine.lanes import NO_ROW, Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 
@@ -29,7 +29,7 @@ QUIET_ROUNDS = 2
 EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
 
-THREAD_SECONDS = 0.0005
+THREAD_SECONDS = 0.0001
 """A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
 
 _SMOOTHING = 0.1
@@ -41,7 +41,7 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
-        self._hop_of = TorchHops(index.device).hop if index.sketch is None else compiled.hop
+        self._hop_of = TorchHops(index.device).hop if index.sketch is None else CompiledHops(lanes).hop
         self._scanned = False
         self._lane_seconds = 0.0
 
@@ -129,7 +129,7 @@ class ParallelSearch:
         return running if self._scanned else running[~far]
 
     def _hop(self, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Choose, score and merge for lanes int64[n]: see `engine.kernels.steps.hop`."""
+        """Choose, score and merge for lanes int64[n]: see `engine.kernels.steps.CompiledHops`."""
         worth = int(len(running) * self._lane_seconds / THREAD_SECONDS)
         threads = max(1, min(torch.get_num_threads(), len(running), worth))
         began = time.perf_counter()

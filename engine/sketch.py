@@ -35,7 +35,7 @@ class Sketch:
         values = state.numpy()[rows]
         largest = np.abs(values).max(axis=0)
         if (largest > 127 * self.scales).any():
-            self.scales = np.maximum(self.scales, largest * _HEADROOM / 127).astype(np.float32)
+            np.maximum(self.scales, largest * _HEADROOM / 127, out=self.scales)
             rows = np.arange(len(state))
             values = state.numpy()
         write_bytes(self.interleaved, self.codes, rows, values, self.scales)

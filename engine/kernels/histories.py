@@ -109,9 +109,9 @@ def score_histories(first, last, state, rows, lanes, own, scores, tangents, deri
 
 
 @njit(nogil=True, cache=True)
-def hop_histories(shared, rows, items, lanes, matrix_unit, state, own):
+def hop_histories(gate, leads, hop, items, lanes, matrix_unit, state, own):
     """See `engine.kernels.hops.take_parts`."""
-    take_parts(score_histories, shared, rows, items, lanes, matrix_unit, state, own)
+    take_parts(score_histories, gate, leads, hop, items, lanes, matrix_unit, state, own)
 
 
 @njit(**UNCOUNTED, error_model="numpy")  # a score that overflows is its question's failure, not the worker's

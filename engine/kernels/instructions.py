@@ -87,11 +87,24 @@ def prefetch(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
-def fetch_add(typing: Any, address: Any) -> Any:
-    """Add 1 to the int64 at an address, which other threads may be adding to; returns what it was."""
+def fetch_add(typing: Any, address: Any, amount: Any) -> Any:
+    """Add to the int64 at an address, which other threads may be adding to; returns what it was.
+
+    What a thread wrote before it is there for whoever sees the sum.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.atomic_rmw("add", pointer(builder, arguments[0], LONG), LONG(1), "monotonic")
+        return builder.atomic_rmw("add", pointer(builder, arguments[0], LONG), arguments[1], "seq_cst")
+
+    return types.int64(types.intp, types.int64), generate
+
+
+@intrinsic
+def load(typing: Any, address: Any) -> Any:
+    """The int64 at an address, which other threads may be adding to; what they wrote before it is there too."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(pointer(builder, arguments[0], LONG), "seq_cst", 8)
 
     return types.int64(types.intp), generate
 

@@ -51,6 +51,6 @@ def score_vectors(first, last, state, rows, lanes, own, scores, tangents, derive
 
 
 @njit(nogil=True, cache=True)
-def hop_vectors(shared, rows, items, lanes, matrix_unit, state, own):
+def hop_vectors(gate, leads, hop, items, lanes, matrix_unit, state, own):
     """See `engine.kernels.hops.take_parts`."""
-    take_parts(score_vectors, shared, rows, items, lanes, matrix_unit, state, own)
+    take_parts(score_vectors, gate, leads, hop, items, lanes, matrix_unit, state, own)

@@ -1,57 +1,70 @@
 """A step in compiled code, on CPUs: what `engine.hops` does in torch."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from engine.index import ItemIndex
 from engine.kernels import merging, rounds
 from engine.kernels.byte_products import matrix_unit
-from engine.kernels.hops import Hop
-from engine.kernels.stages import FAR
-from engine.kernels.threads import in_parts
+from engine.kernels.gate import new_gate
+from engine.kernels.hops import Hop, HopKernel, deal
+from engine.kernels.team import Team
 from engine.lanes import NO_ROW, Lanes
-
-TOGETHER = 4
-"""Lanes that a thread takes through a hop at a time: what is worked out of them stays in its cache."""
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
 
 
-def hop(index: ItemIndex, lanes: Lanes, running: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose, score and merge for lanes int64[n].
+class CompiledHops:
+    """Takes lanes through their hops in compiled code, with threads that stand by for the next."""
 
-    Returns these lanes in any order, how many pairs each scored, int64[n], and what that did to it, uint8[n]: bits of
-    `engine.kernels.stages`. Threads share the lanes out as they get ready, and wait for each other once.
-    """
-    kernel = index.metric.hop_kernel(index.state, lanes.users)
-    if kernel is None:
-        return _hop_asking(index, lanes, running)
-    chosen, parts = dealt(running, lanes.stages[running] == FAR, lanes.later(running), threads)
-    widest = int(lanes.wanted[chosen].max())
-    counts, done = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.uint8)
-    if widest > 0:  # something was given to somebody
-        shared = Hop(chosen, parts, np.zeros(1, np.int64), widest, counts, done)
-        columns = index.rows, index.columns, lanes.columns, matrix_unit()
-        in_parts(lambda _: kernel.hop(shared, *columns, kernel.state, kernel.own), threads, threads)
-    return chosen, counts, done
+    def __init__(self, lanes: int) -> None:
+        self._hop, self._gate = Hop.of(lanes), new_gate()
+        self._asked: tuple[Any, ...] = ()
+        self._kernel: HopKernel | None = None
+        self._arguments: tuple[Any, ...] = ()
+        self._team: Team | None = None
+
+    def hop(
+        self, index: ItemIndex, lanes: Lanes, running: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose, score and merge for lanes int64[n].
+
+        Returns these lanes in any order, how many pairs each scored, int64[n], and what that did to it, uint8[n]: bits
+        of `engine.kernels.stages`; until the next hop. Threads share the lanes out as they get ready.
+        """
+        kernel = self._kernel_of(index, lanes)
+        if kernel is None:
+            return _hop_asking(index, lanes, running)
+        hop = self._hop
+        if deal(running, lanes.stages, lanes.rounds, lanes.wanted, threads, index.rows, hop) > 0:
+            arguments = hop, index.columns, lanes.columns, matrix_unit(), kernel.state, kernel.own
+            if threads == 1:
+                kernel.hop(self._gate, True, *arguments)
+            else:
+                with self._team_for(kernel, arguments).called(threads - 1):
+                    kernel.hop(self._gate, True, *arguments)
+        several = len(running)
+        return hop.chosen[:several], hop.counts[:several], hop.done[:several]
+
+    def _kernel_of(self, index: ItemIndex, lanes: Lanes) -> HopKernel | None:
+        """How the index's metric scores; the same object while it reads the same columns."""
+        asked = index.metric, index.state, lanes.users
+        if not _same(asked, self._asked):
+            self._asked, self._kernel = asked, index.metric.hop_kernel(index.state, lanes.users)
+        return self._kernel
+
+    def _team_for(self, kernel: HopKernel, arguments: tuple[Any, ...]) -> Team:
+        """Threads that stand by with these columns: others when a column has become larger."""
+        if self._team is None or self._team.broken or not _same(arguments, self._arguments):
+            self._arguments = arguments
+            self._team = Team(torch.get_num_threads() - 1, kernel.hop, (False, *arguments))
+        return self._team
 
 
-def dealt(running: np.ndarray, far: np.ndarray, later: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lanes int64[n] part by part, and parts int64[m, 3]: where each begins, where its ``later`` end, where it does.
-
-    Those that look ``far``, bool[n], share what they read: as many parts of them as there are threads. The tangents of
-    those that are ``later``, bool[n], will be wanted, which takes longest: every part gets as many.
-    """
-    in_order = np.lexsort((~later, ~far))
-    looking = np.arange(np.count_nonzero(far))
-    others = np.arange(len(far) - len(looking))
-    several = min(len(looking), threads)
-    among = max(1, min(len(others), max(threads, -(-len(others) // TOGETHER))))
-    part = np.concatenate([looking % max(1, several), several + others % among])
-    ends, derived = np.bincount(part).cumsum(), np.bincount(part, later[in_order]).astype(np.int64)
-    begins = np.append(0, ends[:-1])
-    chosen = running[in_order[part.argsort(kind="stable")]]
-    return chosen, np.stack([begins, begins + derived, ends], axis=1)
+def _same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _hop_asking(index: ItemIndex, lanes: Lanes, running: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

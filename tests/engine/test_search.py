@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine.errors import InvalidColumns, InvalidQuery
 from engine.graph import GraphParams
 from engine.index import ItemIndex
-from engine.kernels.stages import GIVEN_ROWS
-from engine.kernels.steps import TOGETHER, dealt
+from engine.kernels.hops import TOGETHER, Hop, deal
+from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR
 from engine.metric import InnerProduct, Users
 from engine.query import Answer, Query, SearchParams, Stop
 from engine.search import ParallelSearch, answered, exhaustive, search
@@ -85,7 +85,13 @@ def test_threads_change_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_lane_is_dealt_out_once(flags: list[tuple[bool, bool]], threads: int) -> None:
     """Part by part, none empty or mixed; those with tangents come first everywhere, evenly; few parts look far."""
     far, later = np.array(flags).T
-    chosen, parts = dealt(10 + np.arange(len(flags)), far, later, threads)
+    # Lanes from 10 on: those that look far, and those that have a round behind this one.
+    stages, rounds, wanted = np.full((3, 10 + len(flags)), -1)
+    stages[10:], rounds[10:], wanted[10:] = np.where(far, FAR, NEAR), 1 + later, 64
+    hop = Hop.of(len(flags))
+    assert deal(10 + np.arange(len(flags)), stages, rounds, wanted, threads, 99, hop) == 64
+    assert hop.extent.tolist() == [len(flags), hop.extent[1], 64, 99]
+    chosen, parts = hop.chosen, hop.parts[: hop.extent[1]]
     places = chosen - 10
     assert sorted(places.tolist()) == list(range(len(flags)))
     assert parts[:, 0].tolist() == [0, *parts[:-1, 2].tolist()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch
 from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
-from engine.kernels.merging import BARRED, wipe
+from engine.kernels.merging import BARRED, clear
 from engine.kernels.products import power_of_two
 from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR, SEEDS, Progress
 from engine.query import Query
@@ -28,19 +28,17 @@ class Ranking:
     sizes: int64[lanes] on the host, how many each keeps.
     """
 
-    def __init__(self, lanes: int, device: torch.device) -> None:
+    def __init__(self, sizes: np.ndarray, lanes: int, device: torch.device) -> None:
         self.scores = torch.full((lanes, 0), -torch.inf, device=device)
         self.rows = torch.full((lanes, 0), NO_ROW, dtype=torch.int64, device=device)
-        self.sizes = np.zeros(lanes, dtype=np.int64)
+        self.sizes = sizes
 
-    def open(self, lanes: np.ndarray, sizes: np.ndarray) -> None:
-        """Empty lanes int64[n] and let each hold so many rows from now on."""
-        missing = int(sizes.max(initial=0)) - self.scores.shape[1]
+    def reserve(self, width: int) -> None:
+        """Make room for so many rows in each lane."""
+        missing = width - self.scores.shape[1]
         if missing > 0:
             self.scores = torch.nn.functional.pad(self.scores, (0, missing), value=-torch.inf)
             self.rows = torch.nn.functional.pad(self.rows, (0, missing), value=NO_ROW)
-        fill(lanes, (self.scores, -inf), (self.rows, NO_ROW))
-        self.sizes[lanes] = sizes
 
     def merge(
         self, lanes: torch.Tensor, sizes: torch.Tensor, width: int, scores: torch.Tensor, rows: torch.Tensor
@@ -76,6 +74,51 @@ class Given(NamedTuple):
     rounds: int
 
 
+class Numbers(NamedTuple):
+    """What the host keeps of a lane, or of all: beam and k, the sizes of its lists, and others as in `Lanes`."""
+
+    beam: Any
+    k: Any
+    budgets: Any
+    widths: Any
+    pairs: Any
+    clusters: Any
+    rounds: Any
+    per_group: Any
+    givens: Any
+    offered: Any
+    wanted: Any
+    stages: Any
+    next_stages: Any
+    quiet: Any
+    steps: Any
+    evaluations: Any
+
+    @classmethod
+    def of(cls, query: Query, given: Given) -> Self:
+        """Those of a query at its admission."""
+        params, givens = query.params, sum(map(len, given.rows))
+        return cls(
+            beam=params.beam,
+            k=params.k,
+            budgets=params.budget,
+            widths=params.width,
+            pairs=max(params.pairs, params.k),
+            clusters=params.clusters,
+            rounds=given.rounds,
+            per_group=query.per_group,
+            givens=givens,
+            offered=0,
+            wanted=min(givens, GIVEN_ROWS),
+            stages=SEEDS,
+            # Who starts from rows that say nothing of the user looks far first.
+            next_stages=NEAR if len(query.history_rows) else FAR,
+            quiet=0,
+            steps=0,
+            evaluations=0,
+        )
+
+
 class Lanes:
     """State of every lane, and on the device of one more, the `spare`, in which there is never a query.
 
@@ -91,8 +134,14 @@ class Lanes:
         device, several = index.device, count + 1
         self.count = self.spare = count
         self.users = index.metric.make_users(several, device)
-        self.beam = Ranking(several, device)
-        self.results = Ranking(several, device)
+        self._numbers = np.zeros((len(Numbers._fields), count), dtype=np.int64)
+        numbers = Numbers(*self._numbers)
+        self.beam, self.results = Ranking(numbers.beam, several, device), Ranking(numbers.k, several, device)
+        self.budgets, self.widths, self.pairs = numbers.budgets, numbers.widths, numbers.pairs
+        self.clusters, self.rounds, self.per_group = numbers.clusters, numbers.rounds, numbers.per_group
+        self.givens, self.offered, self.wanted = numbers.givens, numbers.offered, numbers.wanted
+        self.stages, self.next_stages, self.quiet = numbers.stages, numbers.next_stages, numbers.quiet
+        self.steps, self.evaluations = numbers.steps, numbers.evaluations
         self.result_versions = torch.zeros(several, 0, dtype=torch.int64, device=device)
         self.given = torch.zeros(several, 1, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(several, 0, dtype=torch.bool, device=device)
@@ -102,10 +151,6 @@ class Lanes:
         self.marks = torch.zeros(several, 0, dtype=torch.uint8, device=device)
         self.running, self.walks, self.filtered = np.zeros((3, count), dtype=bool)
         self.deadlines = np.full(count, inf)
-        asked, reached = np.zeros((6, count), dtype=np.int64), np.zeros((8, count), dtype=np.int64)
-        self.budgets, self.widths, self.pairs, self.clusters, self.rounds, self.per_group = asked
-        self.givens, self.offered, self.wanted, self.stages, self.next_stages, *counts = reached
-        self.steps, self.quiet, self.evaluations = counts
         self._remember = index.sketch is not None
         # Lanes in which other rows than those scored may be marked, and those that were marked at admission.
         self._whole = np.zeros(count, dtype=bool)
@@ -161,26 +206,14 @@ class Lanes:
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
         """Put queries into free lanes int64[n], each with what its first steps score."""
-        k, beam, widths, pairs, clusters, budgets = np.array([_asked(query) for query in queries]).T
-        pairs = np.maximum(pairs, k)
-        rounds = np.array([each.rounds for each in given])
-        counts = np.array([sum(map(len, each.rows)) for each in given])
-        scored = counts + np.minimum(rounds, MOST_SLOTS) * np.minimum(pairs, MOST_SLOTS)
-        self._reserve(int(beam.max()), int(k.max()), int(scored.max()), int(counts.max()))
-        self.beam.open(lanes, beam)
-        self.results.open(lanes, k)
-        self._mark(lanes, queries)
-        self._give(lanes, [rows for each in given for rows in each.rows], counts)
-        self.running[lanes], self.walks[lanes] = True, rounds > 0
+        asked = np.array([Numbers.of(*pair) for pair in zip(queries, given, strict=True)])
+        self._reserve(Numbers(*asked.max(axis=0).tolist()))
+        self._clear(lanes)
+        self._numbers[:, lanes] = asked.T
+        self.running[lanes], self.walks[lanes] = True, self.rounds[lanes] > 0
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
-        self.budgets[lanes], self.widths[lanes], self.pairs[lanes] = budgets, widths, pairs
-        self.clusters[lanes], self.rounds[lanes] = clusters, rounds
-        self.per_group[lanes] = [query.per_group for query in queries]
-        # Who starts from rows that say nothing of the user looks far first.
-        self.next_stages[lanes] = [NEAR if len(query.history_rows) else FAR for query in queries]
-        self.stages[lanes], self.wanted[lanes] = SEEDS, np.minimum(counts, GIVEN_ROWS)
-        for counted in (self.offered, self.steps, self.quiet, self.evaluations):
-            counted[lanes] = 0
+        self._mark(lanes, queries)
+        self._give(lanes, [rows for each in given for rows in each.rows], self.givens[lanes])
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
@@ -188,10 +221,11 @@ class Lanes:
         self.filtered[lanes] = False
         self.deadlines[lanes] = inf
 
-    def _reserve(self, beam: int, k: int, scored: int, given: int) -> None:
-        """Widen the columns for what comes."""
+    def _reserve(self, most: Numbers) -> None:
+        """Widen the columns for what comes: of each number the largest."""
+        beam, k, given = most.beam, most.k, power_of_two(most.givens)
+        scored = most.givens + min(most.rounds, MOST_SLOTS) * min(most.pairs, MOST_SLOTS)
         scored = min(power_of_two(scored), MOST_SLOTS) + 1
-        given = power_of_two(given)
         if (
             beam <= self.unexpanded.shape[1]
             and k <= self.result_versions.shape[1]
@@ -199,6 +233,8 @@ class Lanes:
             and given <= self.given.shape[1]
         ):
             return
+        self.beam.reserve(beam)
+        self.results.reserve(k)
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
         self.result_versions, self.given = _widened(self.result_versions, k), _widened(self.given, given)
         # What did not find a place in the narrower column is not in the wider one either.
@@ -211,13 +247,11 @@ class Lanes:
 
     def _give(self, lanes: np.ndarray, rows: list[np.ndarray], counts: np.ndarray) -> None:
         """Write down what each lane scores first. Side by side, as one may be given ten thousand, the others thirty."""
-        self.givens[lanes] = counts
         firsts = np.repeat(counts.cumsum() - counts, counts)
         write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), np.concatenate(rows))
 
     def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
-        """Bar what each query's filter leaves out and what it excludes; nothing else stays marked."""
-        self._wipe(lanes)
+        """Bar what each query's filter leaves out and what it excludes."""
         self.filtered[lanes] = [query.mask is not None for query in queries]
         self._whole[lanes] = self.filtered[lanes]
         for lane, query in zip(lanes.tolist(), queries, strict=True):
@@ -232,19 +266,15 @@ class Lanes:
         if len(owners):
             write(self.marks, (owners, np.concatenate(excluded, dtype=np.int64, casting="unsafe")), BARRED)
 
-    def _wipe(self, lanes: np.ndarray) -> None:
-        """Unmark all rows: of a large catalogue only the few that the last search touched, where these are known."""
+    def _clear(self, lanes: np.ndarray) -> None:
+        """Empty the lists and unmark all rows: in compiled code only those that the last search touched."""
         if not self._remember:
-            fill(lanes, (self.marks, 0))
+            lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
+            fill(lanes, (self.marks, 0), *lists, (self.results.rows, NO_ROW))
             return
-        wipe(lanes, self._whole, self.columns)
+        clear(lanes, self._whole, self.columns)
         for lane in self._excluded.keys() & set(lanes.tolist()):
             write(self.marks[lane], self._excluded.pop(lane), 0)
-
-
-def _asked(query: Query) -> tuple[int, ...]:
-    params = query.params
-    return params.k, params.beam, params.width, params.pairs, params.clusters, params.budget
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

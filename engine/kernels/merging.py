@@ -17,9 +17,14 @@ _BLOCK = 64
 
 
 @njit(**UNCOUNTED)
-def wipe(chosen, whole, lanes):
-    """Unmark what lanes int64[n] scored last; all rows where others may be marked too, ``whole`` bool[lanes]."""
+def clear(chosen, whole, lanes):
+    """Empty the lists of lanes int64[n] and unmark what they scored last.
+
+    All rows where others may be marked too, ``whole`` bool[lanes].
+    """
     for lane in chosen:
+        lanes.beam_scores[lane], lanes.beam_rows[lane] = -np.inf, -1
+        lanes.result_scores[lane], lanes.result_rows[lane] = -np.inf, -1
         if whole[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
             lanes.marks[lane] = 0
         for slot in range(min(lanes.evaluations[lane], lanes.scored.shape[1])):

@@ -42,7 +42,7 @@ def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> set[int]:
 
     Not where an item of the history has just come and has no such links yet, or has lost some as others went.
     """
-    links = index.relevant.shape[1]
+    links = index.links.shape[1] - index.degree
     able = [place for place, query in enumerate(queries) if _one_round_does(index, query, links)]
     if not able:
         return set()

@@ -10,7 +10,7 @@ import torch
 from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
-from engine.kernels.merging import BARRED, clear
+from engine.kernels.merging import BARRED, open_lanes
 from engine.kernels.products import power_of_two
 from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR, SEEDS, Progress
 from engine.query import Query
@@ -119,6 +119,9 @@ class Numbers(NamedTuple):
         )
 
 
+_GIVENS = Numbers._fields.index("givens")
+
+
 class Lanes:
     """State of every lane, and on the device of one more, the `spare`, in which there is never a query.
 
@@ -208,12 +211,11 @@ class Lanes:
         """Put queries into free lanes int64[n], each with what its first steps score."""
         asked = np.array([Numbers.of(*pair) for pair in zip(queries, given, strict=True)])
         self._reserve(Numbers(*asked.max(axis=0).tolist()))
-        self._clear(lanes)
+        self._open(lanes, np.concatenate([rows for each in given for rows in each.rows]), asked[:, _GIVENS])
         self._numbers[:, lanes] = asked.T
         self.running[lanes], self.walks[lanes] = True, self.rounds[lanes] > 0
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
         self._mark(lanes, queries)
-        self._give(lanes, [rows for each in given for rows in each.rows], self.givens[lanes])
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
@@ -245,11 +247,6 @@ class Lanes:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
         self._columns = None
 
-    def _give(self, lanes: np.ndarray, rows: list[np.ndarray], counts: np.ndarray) -> None:
-        """Write down what each lane scores first. Side by side, as one may be given ten thousand, the others thirty."""
-        firsts = np.repeat(counts.cumsum() - counts, counts)
-        write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), np.concatenate(rows))
-
     def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
         """Bar what each query's filter leaves out and what it excludes."""
         self.filtered[lanes] = [query.mask is not None for query in queries]
@@ -266,13 +263,19 @@ class Lanes:
         if len(owners):
             write(self.marks, (owners, np.concatenate(excluded, dtype=np.int64, casting="unsafe")), BARRED)
 
-    def _clear(self, lanes: np.ndarray) -> None:
-        """Empty the lists and unmark all rows: in compiled code only those that the last search touched."""
+    def _open(self, lanes: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> None:
+        """Empty the lists, unmark all rows and write down those scored first, int64[m], so many for each lane.
+
+        In compiled code only those are unmarked that the last search touched. rows: one lane's after another's, as one
+        may be given ten thousand, the others thirty.
+        """
         if not self._remember:
             lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
             fill(lanes, (self.marks, 0), *lists, (self.results.rows, NO_ROW))
+            firsts = np.repeat(counts.cumsum() - counts, counts)
+            write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), rows)
             return
-        clear(lanes, self._whole, self.columns)
+        open_lanes(lanes, self._whole, rows.astype(np.int64, copy=False), counts, self.columns)
         for lane in self._excluded.keys() & set(lanes.tolist()):
             write(self.marks[lane], self._excluded.pop(lane), 0)
 

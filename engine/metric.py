@@ -110,7 +110,7 @@ class VectorMetric:
         """Write each query's vector into its lane."""
         own = read_each(state, [query.history_rows for query in queries])
         vectors = [self._user_vector(query, items) for query, items in zip(queries, own, strict=True)]
-        write(users[0], lanes, np.stack(vectors))
+        write(users[0], lanes, np.array(vectors))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""

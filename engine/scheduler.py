@@ -41,12 +41,12 @@ class Search(Protocol):
 
 @dataclass(slots=True)
 class _Running(Generic[Ticket]):
-    """A query in a lane. steps_left: as expected, at least 1."""
+    """A query in a lane. ends_at: how many steps will have been made when it is done, as expected."""
 
     ticket: Ticket
     query: Query
     cost: Cost
-    steps_left: float
+    ends_at: float
 
 
 class Scheduler(Generic[Ticket]):
@@ -71,6 +71,7 @@ class Scheduler(Generic[Ticket]):
         self._lanes: dict[Ticket, int] = {}
         self._costs, self._step_times = QueryCosts(), StepTimes()
         self._lightest = inf
+        self._steps = 0
 
     def submit(self, ticket: Ticket, query: Query, priority: Priority = Priority.NORMAL) -> None:
         """Queue a query; its answer leaves `step` with the ticket.
@@ -107,8 +108,7 @@ class Scheduler(Generic[Ticket]):
         finished = self._search.step()
         if pairs:
             self._step_times.learn(pairs, self._clock() - began)
-        for running in self._running.values():
-            running.steps_left = max(1.0, running.steps_left - 1)
+        self._steps += 1
         return answers + [self._retired(lane, answer) for lane, answer in finished]
 
     @property
@@ -151,7 +151,7 @@ class Scheduler(Generic[Ticket]):
             batch.append(entry)
             pairs, longest = pairs + entry.cost.pairs, min(longest, affordable)
         for lane, entry in zip(self._search.admit([entry.query for entry in batch]), batch, strict=True):
-            self._running[lane] = _Running(entry.ticket, entry.query, entry.cost, entry.cost.steps)
+            self._running[lane] = _Running(entry.ticket, entry.query, entry.cost, self._steps + entry.cost.steps)
             self._lanes[entry.ticket] = lane
         return pairs
 
@@ -162,7 +162,7 @@ class Scheduler(Generic[Ticket]):
         """
         pairs, longest = 0.0, inf
         for each in self._running.values():
-            pace = _seconds_a_step(each.query, each.steps_left, now)
+            pace = _seconds_a_step(each.query, max(1.0, each.ends_at - self._steps), now)
             if pace > 0:
                 pairs += each.cost.pairs
             if pace < longest and pace > self._step_times.expected(each.cost.pairs):

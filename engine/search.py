@@ -74,14 +74,17 @@ class ParallelSearch:
 
         A lane whose time is up makes no hop: its best so far is the answer.
         """
-        lanes = self.lanes
-        expired = self._retire((lanes.deadlines <= time.monotonic()).nonzero()[0], Stop.DEADLINE)
+        late = (self.lanes.deadlines <= time.monotonic()).nonzero()[0]
+        answered = self._retire(late, Stop.DEADLINE) if len(late) else []
         running = self._moving()
         if len(running) == 0:
-            return expired
-        lanes.fit(self.index)
+            return answered
+        self.lanes.fit(self.index)
         spent, converged = self._advance(*self._hop(running))
-        return expired + self._retire(spent, Stop.BUDGET) + self._retire(converged, Stop.CONVERGED)
+        for done, stop in ((spent, Stop.BUDGET), (converged, Stop.CONVERGED)):
+            if len(done):
+                answered += self._retire(done, stop)
+        return answered
 
     def cancel(self, lane: int) -> None:
         """Free a lane whose answer nobody wants any more."""
@@ -148,8 +151,6 @@ class ParallelSearch:
     def _retire(self, done: np.ndarray, stop: Stop) -> list[tuple[int, Answer]]:
         """Free lanes int64[n]; each with its results, less the rows whose item changed or went since it was scored."""
         lanes = self.lanes
-        if len(done) == 0:
-            return []
         results = lanes.results.rows, lanes.results.scores, lanes.result_versions
         rows, scores, versions = read_together(done, *results)
         kept = (rows != NO_ROW) & (versions == read(self.index.versions, rows))

@@ -17,12 +17,18 @@ _BLOCK = 64
 
 
 @njit(**UNCOUNTED)
-def clear(chosen, whole, lanes):
-    """Empty the lists of lanes int64[n] and unmark what they scored last.
+def open_lanes(chosen, whole, rows, counts, lanes):
+    """Empty the lists of lanes int64[n], unmark what they scored last, and write down what they score first.
 
-    All rows where others may be marked too, ``whole`` bool[lanes].
+    They unmark all rows where others may be marked too, ``whole`` bool[lanes]. rows: int64[m], the first counts[0] for
+    the first of them, and so on.
     """
-    for lane in chosen:
+    first = 0
+    for i in range(len(chosen)):
+        lane = chosen[i]
+        for place in range(counts[i]):
+            lanes.given[lane, place] = rows[first + place]
+        first += counts[i]
         lanes.beam_scores[lane], lanes.beam_rows[lane] = -np.inf, -1
         lanes.result_scores[lane], lanes.result_rows[lane] = -np.inf, -1
         if whole[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:

@@ -1,6 +1,7 @@
 """What queries and steps cost: learned from those that are over, so that the next ones can be planned."""
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import attrgetter
 
 from engine.query import Answer, Query, SearchParams, Stop
@@ -105,5 +106,9 @@ class _Mean:
 
 def _kind(query: Query) -> tuple[int, ...]:
     """Parameters of the same number of bits, with or without a filter, and with something to start from or without."""
-    sizes = ((size or 0).bit_length() for size in _sizes(query.params))
-    return (*sizes, query.mask is not None, len(query.history_rows) > 0 and query.vector is None)
+    return (*_bits(query.params), query.mask is not None, len(query.history_rows) > 0 and query.vector is None)
+
+
+@lru_cache(maxsize=4_096)
+def _bits(params: SearchParams) -> tuple[int, ...]:
+    return tuple((size or 0).bit_length() for size in _sizes(params))

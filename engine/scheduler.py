@@ -162,6 +162,9 @@ class Scheduler(Generic[Ticket]):
         """
         pairs, longest = 0.0, inf
         for each in self._running.values():
+            if each.query.deadline is None:
+                pairs += each.cost.pairs
+                continue
             pace = _seconds_a_step(each.query, max(1.0, each.ends_at - self._steps), now)
             if pace > 0:
                 pairs += each.cost.pairs

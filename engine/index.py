@@ -183,6 +183,7 @@ class ItemIndex:
         """Grow the columns to hold ``rows``, by half more than needed so that growing stays rare."""
         if rows <= len(self.versions):
             return
+        self._columns = None
         capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
         self.versions = _grown(self.versions, capacity, 0)
         self.links = _grown(self.links, capacity, NO_NEIGHBOR)
@@ -192,7 +193,6 @@ class ItemIndex:
         self.state = _grown(self.state, capacity, 0)
         if self.sketch is not None:
             self.sketch.reserve(capacity)
-        self._columns = None
 
     def _choose_seeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Seeds, half the best rows by prior, half evenly spread over the live rows; and the first of the best.

@@ -211,11 +211,12 @@ class Lanes:
         """Put queries into free lanes int64[n], each with what its first steps score."""
         asked = np.array([Numbers.of(*pair) for pair in zip(queries, given, strict=True)])
         self._reserve(Numbers(*asked.max(axis=0).tolist()))
-        self._open(lanes, np.concatenate([rows for each in given for rows in each.rows]), asked[:, _GIVENS])
+        given_rows = np.concatenate([rows for each in given for rows in each.rows])
+        self._open(lanes, given_rows, np.ascontiguousarray(asked[:, _GIVENS]))
+        self._mark(lanes, queries)
         self._numbers[:, lanes] = asked.T
         self.running[lanes], self.walks[lanes] = True, self.rounds[lanes] > 0
         self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
-        self._mark(lanes, queries)
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""

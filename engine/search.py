@@ -30,7 +30,7 @@ EXACT_ROWS = 10_000
 """A filter that matches no more rows than this, and than the budget, is answered by scoring all that match."""
 
 THREAD_SECONDS = 0.0001
-"""A thread is woken for so much work; for less, what it and Python's lock cost is more than it does."""
+"""A thread more is called in for so much work; for less, waiting for it takes as long as what it does."""
 
 _SMOOTHING = 0.1
 
@@ -75,16 +75,16 @@ class ParallelSearch:
         A lane whose time is up makes no hop: its best so far is the answer.
         """
         late = (self.lanes.deadlines <= time.monotonic()).nonzero()[0]
-        answered = self._retire(late, Stop.DEADLINE) if len(late) else []
+        answers = self._retire(late, Stop.DEADLINE) if len(late) else []
         running = self._moving()
         if len(running) == 0:
-            return answered
+            return answers
         self.lanes.fit(self.index)
         spent, converged = self._advance(*self._hop(running))
         for done, stop in ((spent, Stop.BUDGET), (converged, Stop.CONVERGED)):
             if len(done):
-                answered += self._retire(done, stop)
-        return answered
+                answers += self._retire(done, stop)
+        return answers
 
     def cancel(self, lane: int) -> None:
         """Free a lane whose answer nobody wants any more."""

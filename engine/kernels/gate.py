@@ -15,8 +15,9 @@ from engine.kernels.instructions import fetch_add, load
 _LINE = 8
 """Numbers in a line of the cache."""
 
-_INSIDE, _OPENED, _DISMISSED = 0, _LINE, _LINE + 1
-"""Places in a gate: how many threads are inside, how often it was opened, whether nobody is to wait any more."""
+_INSIDE, _OPENED, _DISMISSED, _WANTED = 0, _LINE, _LINE + 1, _LINE + 2
+"""Places in a gate: how many threads are inside, how often it was opened, whether nobody is to wait any more, and how
+many are let in."""
 
 _LOCK, _CALLED, _LEFT, _SIZE = 2 * _LINE, 4 * _LINE, 6 * _LINE, 8 * _LINE
 """Where objects of POSIX begin: a lock, the call to come in, the word that the last has left. Each has 128 bytes, twice
@@ -44,6 +45,11 @@ _init_condition, _wait = _posix("pthread_cond_init", 2), _posix("pthread_cond_wa
 _signal, _broadcast = _posix("pthread_cond_signal", 1), _posix("pthread_cond_broadcast", 1)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _at(gate, place):
+    return gate.ctypes.data + gate.itemsize * place
+
+
 def new_gate() -> np.ndarray:
     """A closed gate, int64[…], that nobody has opened yet. It is to outlive all who stand by."""
     places = np.zeros(_SIZE + _LINE, np.int64)
@@ -55,7 +61,8 @@ def new_gate() -> np.ndarray:
 
 @njit(**UNCOUNTED)
 def open_gate(gate, helpers):
-    """Let those who stand by come in, and wake so many of them."""
+    """Let so many of those who stand by come in, and wake them."""
+    gate[_WANTED] = helpers
     fetch_add(_at(gate, _INSIDE), _OPEN)
     _lock(_at(gate, _LOCK))
     gate[_OPENED] += 1
@@ -94,9 +101,12 @@ def come_in(gate, opened):
             _wait(_at(gate, _CALLED), _at(gate, _LOCK))
         opened = gate[_OPENED] if gate[_DISMISSED] == 0 else -1
         _unlock(_at(gate, _LOCK))
-        if opened < 0 or fetch_add(_at(gate, _INSIDE), 1) >= _OPEN:
+        if opened < 0:
             return opened
-        leave(gate)  # it was closed meanwhile
+        before = fetch_add(_at(gate, _INSIDE), 1)
+        if _OPEN <= before < _OPEN + gate[_WANTED]:
+            return opened
+        leave(gate)  # there are enough, or it was closed meanwhile
 
 
 @njit(**UNCOUNTED)
@@ -108,7 +118,7 @@ def leave(gate):
         _unlock(_at(gate, _LOCK))
 
 
-@njit(**UNCOUNTED)
+@njit(types.void(types.int64[::1]), **UNCOUNTED)  # compiled at once: it is called where nobody should wait for it
 def dismiss(gate):
     """Send home who stands by, now or later."""
     _lock(_at(gate, _LOCK))
@@ -122,8 +132,3 @@ def _set_up(gate):
     _init_lock(_at(gate, _LOCK), 0)
     _init_condition(_at(gate, _CALLED), 0)
     _init_condition(_at(gate, _LEFT), 0)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _at(gate, place):
-    return gate.ctypes.data + gate.itemsize * place

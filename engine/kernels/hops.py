@@ -33,8 +33,8 @@ class Hop(NamedTuple):
     """What the threads of a hop share; made once, for so many lanes.
 
     chosen: int64[lanes], the n lanes that make it. parts: int64[lanes, 3], of each where its lanes begin, where those
-    end whose tangents are wanted, which come first, and where all end. extent: int64[4], n, how many parts there are,
-    how many pairs a lane scores at most, and how many rows of the index are in use. taken: int64[1], how many parts
+    end whose tangents are wanted, which come first, and where all end. extent: int64[3], how many parts there are, how
+    many pairs a lane scores at most, and how many rows of the index are in use. taken: int64[1], how many parts
     have been begun. counts: int64[lanes] and done: uint8[lanes] get how many pairs each of the chosen scored, and what
     that did to it.
     """
@@ -49,7 +49,7 @@ class Hop(NamedTuple):
     @classmethod
     def of(cls, lanes: int) -> Self:
         """For so many lanes."""
-        shapes = ((lanes, np.int64), ((lanes, 3), np.int64), (4, np.int64), (1, np.int64), (lanes, np.int64))
+        shapes = ((lanes, np.int64), ((lanes, 3), np.int64), (3, np.int64), (1, np.int64), (lanes, np.int64))
         return cls(*(np.zeros(shape, kind) for shape, kind in shapes), np.zeros(lanes, np.uint8))
 
 
@@ -77,7 +77,7 @@ def deal(running, stages, rounds, wanted, threads, rows, hop):
     several = min(others, max(threads, (others + TOGETHER - 1) // TOGETHER))
     parts = _cut(ordered, 0, looking, sizes[0], min(looking, threads), hop, 0)
     parts = _cut(ordered, looking, len(running), sizes[2], several, hop, parts)
-    hop.extent[0], hop.extent[1], hop.extent[2], hop.extent[3] = len(running), parts, widest, rows
+    hop.extent[0], hop.extent[1], hop.extent[2] = parts, widest, rows
     hop.taken[0] = 0
     hop.counts[: len(running)] = 0
     hop.done[: len(running)] = 0
@@ -116,13 +116,13 @@ def take_parts(score, gate, leads, hop, items, lanes, matrix_unit, state, own):
             if opened < 0:
                 break
         most, most_derived = 0, 0
-        for first, middle, last in hop.parts[: hop.extent[1]]:
+        several, widest, rows = hop.extent
+        for first, middle, last in hop.parts[:several]:
             most, most_derived = max(most, last - first), max(most_derived, middle - first)
-        widest, rows = hop.extent[2], hop.extent[3]
         table, scores = np.empty((most, widest), np.int64), np.empty((most, widest), np.float32)
         tangents = np.empty((most_derived, widest, lanes.tangents.shape[2]), np.float32)
         part = fetch_add(hop.taken.ctypes.data, 1)
-        while part < hop.extent[1]:
+        while part < several:
             first, middle, last = hop.parts[part]
             table[: last - first] = -1
             choose(

@@ -40,10 +40,12 @@ class CompiledHops:
         hop = self._hop
         if deal(running, lanes.stages, lanes.rounds, lanes.wanted, threads, index.rows, hop) > 0:
             arguments = hop, index.columns, lanes.columns, matrix_unit(), kernel.state, kernel.own
+            if not _same(arguments, self._arguments) or (self._team is not None and self._team.broken):
+                self._arguments, self._team = arguments, None  # who stands by would hold on to the old columns
             if threads == 1:
                 kernel.hop(self._gate, True, *arguments)
             else:
-                with self._team_for(kernel, arguments).called(threads - 1):
+                with self._team_for(kernel).called(threads - 1):
                     kernel.hop(self._gate, True, *arguments)
         several = len(running)
         return hop.chosen[:several], hop.counts[:several], hop.done[:several]
@@ -55,11 +57,10 @@ class CompiledHops:
             self._asked, self._kernel = asked, index.metric.hop_kernel(index.state, lanes.users)
         return self._kernel
 
-    def _team_for(self, kernel: HopKernel, arguments: tuple[Any, ...]) -> Team:
-        """Threads that stand by with these columns: others when a column has become larger."""
-        if self._team is None or self._team.broken or not _same(arguments, self._arguments):
-            self._arguments = arguments
-            self._team = Team(torch.get_num_threads() - 1, kernel.hop, (False, *arguments))
+    def _team_for(self, kernel: HopKernel) -> Team:
+        """Threads that stand by with the columns of this hop."""
+        if self._team is None:
+            self._team = Team(torch.get_num_threads() - 1, kernel.hop, (False, *self._arguments))
         return self._team
 
 

@@ -1,11 +1,15 @@
 import gc
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numba import njit
+from numba.core.errors import NumbaError
 
 from engine.kernels.gate import come_in, leave
 from engine.kernels.instructions import fetch_add
@@ -95,6 +99,36 @@ def test_a_team_that_nobody_holds_goes_home() -> None:
         pass
     threads = set(threading.enumerate()) - before
     assert len(threads) == 6
-    del teams
+    columns = weakref.ref(numbers)
+    del teams, numbers
     gc.collect()
     wait_until(lambda: not any(thread.is_alive() for thread in threads), "six threads fewer")
+    assert columns() is None
+
+
+def test_what_cannot_even_be_compiled_is_raised_too() -> None:
+    """A thread that has never come in does not go out either: nobody waits for it."""
+    team = Team(1, take_numbers, (False, "no numbers", np.zeros(2, np.int64), 9))
+    wait_until(lambda: team.broken, "a failure")
+    with pytest.raises(NumbaError), team.called(1):
+        pass
+
+
+@pytest.mark.parametrize("end", ["", "teams.clear()", "time.sleep(0.05); teams.clear()"])
+def test_a_process_ends_without_a_word(end: str) -> None:
+    """With threads that stand by, awake or asleep, and with some that are on their way home."""
+    program = f"""
+import time
+import numpy as np
+from engine.kernels.team import Team
+from tests.engine.test_team import take_numbers
+numbers, taken = np.zeros(8, np.int64), np.array([0, 8])
+teams = [Team(3, take_numbers, (False, numbers, taken, 9)) for _ in range(4)]
+for team in teams:
+    with team.called(3):
+        take_numbers(np.zeros(64, np.int64), True, numbers, taken, 9)
+del team
+{end}
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,7 +1,7 @@
 """Generations of an index: what they hold, and which of them answers."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha1
 from typing import Self
@@ -214,11 +214,11 @@ class IndexStore:
             )
         for shard in range(info.shards):
             self._drop_shard(info, shard)
-        unused: list[Sequence[str]] = [("HDEL", self._keys.generations, name)]
+        # One by one: a full store refuses whatever comes in a transaction, deletions too.
         digest = info.stored_artefact
         if digest and not any(other.stored_artefact == digest for other in self.generations() if other != info):
-            unused.append(("UNLINK", self._keys.artefact(digest)))
-        self.server.ask_all(unused, atomic=True)
+            self.server.ask("UNLINK", self._keys.artefact(digest))
+        self.server.ask("HDEL", self._keys.generations, name)
 
     def drop(self) -> int:
         """Delete everything that the store holds of this index; the number of keys. Its workers must have ended."""

@@ -72,7 +72,7 @@ def _found(index: ItemIndex, rows: np.ndarray, width: int) -> np.ndarray:
         if index.sketch is None:
             found[part] = _along(index, slopes, rows[part], width)
         else:
-            marks = np.zeros((1, index.rows), np.uint8)
+            marks = np.zeros((1, len(index.versions)), np.uint8)
             given = slopes.numpy(), rows[part], index.columns, index.rows, marks, matrix_unit()
             over_lanes(find_along, len(slopes), *given, found[part])
     return found

@@ -22,7 +22,6 @@ from engine.kernels.instructions import (
     LANES,
     LONG,
     NOTHING,
-    SHORT,
     accumulate,
     at,
     call,
@@ -41,7 +40,7 @@ MATRIX_QUADS = 16
 
 _INTS, _BYTES = ir.VectorType(INT, LANES), ir.VectorType(BYTE, 4 * LANES)
 _DOT_BYTES = "llvm.x86.avx512.vpdpbusd.512" if FEATURES.get("avx512vnni") else None
-_SUMMED = (2, 8) if FEATURES.get("avx512f") else (1, 8)
+_SUMMED = (4, 4) if FEATURES.get("avx512f") else (1, 8)
 """Groups and centres whose sums fit a CPU's registers together."""
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
@@ -108,52 +107,55 @@ def multiply_by_matrix_unit(typing: Any, groups: Any, quads: Any, centres: Any, 
 
 
 @intrinsic
-def multiply_by_vectors(typing: Any, groups: Any, quads: Any, centres: Any, stride: Any, out: Any) -> Any:
-    """Inner products of GROUPS · LANES rows with CENTRES centres: out, int32[GROUPS, CENTRES, LANES].
+def multiply_by_vectors(typing: Any, groups: Any, quads: Any, centres: Any, count: Any, stride: Any, out: Any) -> Any:
+    """Inner products of GROUPS · LANES rows with ``count`` centres at least: out, int32[GROUPS, CENTRES, LANES].
 
     groups: uint8[GROUPS, quads, LANES, 4], four dimensions of each row after the other. centres: int8[CENTRES, stride].
     """
     several, together = _SUMMED
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        groups, quads, centres, stride, out = arguments
+        groups, quads, centres, count, stride, out = arguments
         groups, centres, out = (pointer(builder, *each) for each in ((groups,), (centres,), (out, INT)))
-        for group in range(0, GROUPS, several):
-            for centre in range(0, CENTRES, together):
-                places = [(g, c) for g in range(group, group + several) for c in range(centre, centre + together)]
 
-                def body(quad: Any, sums: list[Any], group: int = group, centre: int = centre) -> list[Any]:
-                    rows, fours = {}, {}
-                    for g in range(group, group + several):
-                        place = builder.mul(builder.add(quad, builder.mul(quads, LONG(g))), LONG(4 * LANES))
-                        rows[g] = builder.load(at(builder, groups, place, _BYTES), align=1)
-                    for c in range(centre, centre + together):
-                        place = builder.add(builder.mul(LONG(c), stride), builder.mul(quad, LONG(4)))
-                        four = splat(builder, builder.load(at(builder, centres, place, INT), align=1))
-                        fours[c] = builder.bitcast(four, _BYTES)
-                    pairs = ((rows[g], fours[c]) for g in rows for c in fours)
-                    return [_dot_quads(builder, total, *pair) for total, pair in zip(sums, pairs, strict=True)]
+        def multiply(group: int, centre: int) -> None:
+            places = [(g, c) for g in range(group, group + several) for c in range(centre, centre + together)]
 
-                sums = accumulate(builder, quads, [ir.Constant(_INTS, [0] * LANES)] * len(places), body)
-                for (g, c), total in zip(places, sums, strict=True):
-                    builder.store(total, at(builder, out, LONG((g * CENTRES + c) * LANES), _INTS), align=4)
+            def body(quad: Any, sums: list[Any]) -> list[Any]:
+                rows, fours = {}, {}
+                for g in range(group, group + several):
+                    place = builder.mul(builder.add(quad, builder.mul(quads, LONG(g))), LONG(4 * LANES))
+                    rows[g] = builder.load(at(builder, groups, place, _BYTES), align=1)
+                for c in range(centre, centre + together):
+                    place = builder.add(builder.mul(LONG(c), stride), builder.mul(quad, LONG(4)))
+                    four = splat(builder, builder.load(at(builder, centres, place, INT), align=1))
+                    fours[c] = builder.bitcast(four, _BYTES)
+                pairs = ((rows[g], fours[c]) for g in rows for c in fours)
+                return [_dot_quads(builder, total, *pair) for total, pair in zip(sums, pairs, strict=True)]
+
+            sums = accumulate(builder, quads, [ir.Constant(_INTS, [0] * LANES)] * len(places), body)
+            for (g, c), total in zip(places, sums, strict=True):
+                builder.store(total, at(builder, out, LONG((g * CENTRES + c) * LANES), _INTS), align=4)
+
+        for centre in range(0, CENTRES, together):
+            with builder.if_then(builder.icmp_signed("<", LONG(centre), count)):
+                for group in range(0, GROUPS, several):
+                    multiply(group, centre)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5), generate
+    return types.void(*[types.intp] * 6), generate
 
 
 @intrinsic
-def find_above(typing: Any, products: Any, floors: Any, above: Any) -> Any:
-    """Whether any of the products int32[GROUPS, CENTRES, LANES] is above its centre's floor, int32[CENTRES].
+def find_above(typing: Any, products: Any, floors: Any) -> Any:
+    """For which centres any of the products int32[GROUPS, CENTRES, LANES] is above its floor, int32[CENTRES].
 
-    above: uint16[LANES], the first CENTRES of them set to which places have one in any of the groups, one bit each.
+    One bit of a uint64 each.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        products, floors, above = (
-            pointer(builder, address, kind) for address, kind in zip(arguments, (INT, INT, SHORT), strict=True)
-        )
-        every = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [0] * LANES)
+        products, floors = (pointer(builder, address, INT) for address in arguments)
+        found = LONG(0)
         for c in range(CENTRES):
             largest, *others = (
                 builder.load(at(builder, products, LONG((g * CENTRES + c) * LANES), _INTS), align=4)
@@ -162,12 +164,27 @@ def find_above(typing: Any, products: Any, floors: Any, above: Any) -> Any:
             for other in others:
                 largest = call(builder, f"llvm.smax.v{LANES}i32", _INTS, [largest, other])
             floor = splat(builder, builder.load(builder.gep(floors, [LONG(c)])))
-            bits = builder.icmp_signed(">", largest, floor)
-            builder.store(builder.bitcast(bits, SHORT), builder.gep(above, [LONG(c)]))
-            every = builder.or_(every, bits)
-        return builder.icmp_signed("!=", builder.bitcast(every, SHORT), SHORT(0))
+            some = builder.icmp_unsigned("!=", _bits(builder, builder.icmp_signed(">", largest, floor)), LONG(0))
+            found = builder.or_(found, builder.shl(builder.zext(some, LONG), LONG(c)))
+        return found
 
-    return types.boolean(*[types.intp] * 3), generate
+    return types.uint64(*[types.intp] * 2), generate
+
+
+@intrinsic
+def rows_above(typing: Any, products: Any, centre: Any, floor: Any) -> Any:
+    """Which of a centre's products, of int32[GROUPS, CENTRES, LANES], are above the floor, one bit of a uint64 each."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        products, found = pointer(builder, arguments[0], INT), LONG(0)
+        floor = splat(builder, builder.trunc(arguments[2], INT))
+        for g in range(GROUPS):
+            place = builder.mul(builder.add(arguments[1], LONG(g * CENTRES)), LONG(LANES))
+            above = builder.icmp_signed(">", builder.load(at(builder, products, place, _INTS), align=4), floor)
+            found = builder.or_(found, builder.shl(_bits(builder, above), LONG(g * LANES)))
+        return found
+
+    return types.uint64(*[types.intp] * 3), generate
 
 
 @intrinsic
@@ -187,6 +204,11 @@ def dot_bytes(typing: Any, unsigned: Any, signed: Any, length: Any) -> Any:
         return call(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT, [sums])
 
     return types.int32(*[types.intp] * 3), generate
+
+
+def _bits(builder: Any, places: Any) -> Any:
+    """A vector of LANES bits as a number."""
+    return builder.zext(builder.bitcast(places, ir.IntType(LANES)), LONG)
 
 
 def _dot_quads(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:

@@ -24,7 +24,7 @@ FEATURES: dict[str, bool] = (
 )
 """What the CPU that numba compiles for can do: this one, unless numba is told another."""
 
-FLOAT, BYTE, SHORT, INT, LONG = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+FLOAT, BYTE, INT, LONG = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 NOTHING = ir.VoidType()
 
 LANES = 16
@@ -131,22 +131,21 @@ def bits_of_float(typing: Any, number: Any) -> Any:
 
 @intrinsic
 def lowest_bit(typing: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set in a uint16; 16 where none is."""
+    """The place of the lowest bit that is set in a uint64; 64 where none is."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0)), LONG)
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
-    return types.int64(types.uint16), generate
+    return types.int64(types.uint64), generate
 
 
 @intrinsic
-def nonzero(typing: Any, values: Any) -> Any:
-    """Which of the uint16[LANES] at an address are not 0, one bit each."""
-    kind = ir.VectorType(SHORT, LANES)
+def zero_bytes(typing: Any, values: Any) -> Any:
+    """Which of the uint8[64] at an address are 0, one bit of a uint64 each."""
+    kind = ir.VectorType(BYTE, 64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = builder.load(pointer(builder, arguments[0], kind), align=2)
-        bits = builder.icmp_unsigned("!=", values, ir.Constant(kind, [0] * LANES))
-        return builder.bitcast(bits, SHORT)
+        values = builder.load(pointer(builder, arguments[0], kind), align=1)
+        return builder.bitcast(builder.icmp_unsigned("==", values, ir.Constant(kind, [0] * 64)), LONG)
 
-    return types.uint16(types.intp), generate
+    return types.uint64(types.intp), generate

@@ -12,16 +12,16 @@ from engine.kernels.byte_products import (
     find_above,
     multiply_by_matrix_unit,
     multiply_by_vectors,
+    rows_above,
     set_up_matrix_unit,
 )
-from engine.kernels.instructions import LANES, lowest_bit, nonzero, prefetch
+from engine.kernels.instructions import LANES, lowest_bit, prefetch, zero_bytes
 from engine.kernels.ranking import key_of, row_of, select, sort, value_of
 
 ZERO = 128
 
-ROOM = GROUPS + 1
-"""For how many times as many rows as it keeps a centre has room, before it chooses among them: for one beside the rows
-of all groups at least."""
+ROOM = 4
+"""For how many times as many rows as it keeps a centre has room, before it chooses among them."""
 
 SPARE = 3
 """Rows to spare in a sample, where it does not matter that a centre gets fewer rows now and then."""
@@ -39,7 +39,7 @@ class Scanned(NamedTuple):
 
     groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
     int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES; owners: int64[C], the lane
-    of each, −1 for padding. marks: uint8[lanes, N].
+    of each, −1 for padding behind the others. marks: uint8[lanes, ≥ rows of these groups].
     """
 
     groups: np.ndarray
@@ -54,12 +54,10 @@ class Scratch(NamedTuple):
     """What a scan works in.
 
     products: int32[2, GROUPS, CENTRES, LANES], two blocks, of which one is looked through while the matrix unit makes
-    the other; above: uint16[LANES], for each centre the places where one has something; setups: uint8[2, 64], how the
-    matrix unit was set up.
+    the other; setups: uint8[2, 64], how the matrix unit was set up.
     """
 
     products: np.ndarray
-    above: np.ndarray
     setups: np.ndarray
 
 
@@ -100,7 +98,7 @@ def scan(scanned, keeps, found, sizes, matrix_unit, spare):
     count = len(scanned.centres)
     floors, some, copy = np.full(count, _LOWEST, np.int32), np.empty_like(keeps), np.empty(found.shape[1], np.int64)
     products = _aligned(2 * GROUPS * CENTRES * LANES).reshape(2, GROUPS, CENTRES, LANES)
-    scratch = Scratch(products, np.zeros(LANES, np.uint16), np.empty((2, 64), np.uint8))
+    scratch = Scratch(products, np.empty((2, 64), np.uint8))
     for c in range(count):
         if scanned.owners[c] < 0:
             floors[c] = _HIGHEST
@@ -116,8 +114,8 @@ def scan(scanned, keeps, found, sizes, matrix_unit, spare):
 def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found):
     """The live rows farthest along slopes float32[n, S], farthest first, each without its own, int64[n].
 
-    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: uint8[1, rows], whom nobody is to find.
-    found: int64[n, width], −1 so far.
+    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: uint8[1, N], whom nobody is
+    to find. found: int64[n, width], −1 so far.
     """
     count, width = last - first, found.shape[1]
     places = (count + CENTRES - 1) // CENTRES * CENTRES
@@ -149,7 +147,7 @@ def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_un
     """
     groups, centres = scanned.groups, scanned.centres
     quads, width, count, step = groups.shape[1], centres.shape[1], (scanned.rows + LANES - 1) // LANES, GROUPS * stride
-    products, above, setups = scratch.products, scratch.above, scratch.setups
+    products, setups = scratch.products, scratch.setups
     bytes_a_step, tiles = GROUPS * quads * 4 * LANES, len(centres) // CENTRES
     block = max(1, _BLOCK_BYTES // bytes_a_step) * step
     lines_ahead = (bytes_a_step // _LINE + tiles - 1) // max(tiles, 1)
@@ -160,6 +158,7 @@ def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_un
     for start in range(0, count, block):
         stop = min(start + block, count)
         for first in range(0, len(centres), CENTRES):
+            centres_at, several = centres.ctypes.data + first * width, _owned(scanned.owners, first)
             for group in range(start, stop + step, step):  # once more than there are: each waits for the next to begin
                 products_at = products[turn].ctypes.data
                 if group < stop:
@@ -169,19 +168,26 @@ def _scan_every(scanned, stride, keeps, floors, found, sizes, scratch, matrix_un
                     for line in range(lines_ahead):
                         prefetch(ahead_at + line * _LINE)
                     if matrix_unit is None:
-                        multiply_by_vectors(group_at, quads, centres.ctypes.data + first * width, width, products_at)
+                        multiply_by_vectors(group_at, quads, centres_at, several, width, products_at)
                     else:
-                        multiply_by_matrix_unit(
-                            group_at, quads, centres.ctypes.data + first * width, width, products_at
-                        )
+                        multiply_by_matrix_unit(group_at, quads, centres_at, width, products_at)
                 turn = 1 - turn
                 before_at = products[turn].ctypes.data
-                if group > start and find_above(before_at, floors.ctypes.data + 4 * first, above.ctypes.data):
-                    _collect(scanned, products, turn, above, group - step, first, keeps, floors, found, sizes)
+                some = find_above(before_at, floors.ctypes.data + 4 * first) if group > start else np.uint64(0)
+                _collect(scanned, products, turn, some, group - step, first, keeps, floors, found, sizes)
     if matrix_unit is not None:
         set_up_matrix_unit(setups.ctypes.data, setups[1:].ctypes.data)  # as others on this thread left it
     for c in range(len(centres)):
         _choose(scanned, keeps, floors, found, sizes, c)
+
+
+@njit(**UNCOUNTED)
+def _owned(owners, first):
+    """How many centres there are in the tile that begins with this one: padding stands behind them."""
+    several = 0
+    while several < CENTRES and owners[first + several] >= 0:
+        several += 1
+    return several
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -193,41 +199,42 @@ def _aligned(count):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _collect(scanned, products, turn, above, group, first, keeps, floors, found, sizes):
+def _collect(scanned, products, turn, some, group, first, keeps, floors, found, sizes):
     """Take in what is above its floor of products[turn], of the rows from a group and the centres from ``first`` on.
 
-    above: uint16[LANES], for each centre the places where something is, in any group.
+    some: for which of these there is any, a bit each.
     """
-    some = nonzero(above.ctypes.data)
+    marks, row = scanned.marks, group * LANES
     while some:
         i = lowest_bit(some)
-        some &= some - np.uint16(1)
-        bits, c = above[i], first + i
+        some &= some - np.uint64(1)
+        c = first + i
+        size, room = sizes[c], ROOM * keeps[c]
+        bits = rows_above(products[turn].ctypes.data, i, floors[c])
+        bits &= zero_bytes(marks.ctypes.data + marks.shape[1] * scanned.owners[c] + row)
         while bits:
-            place, size, floor = lowest_bit(bits), sizes[c], floors[c]
-            bits &= bits - np.uint16(1)
-            for g in range(GROUPS):  # kept or overwritten by the next: a CPU could not foresee a branch
-                product = products[turn, g, i, place]
-                found[c, size] = key_of(product, (group + g) * LANES + place)
-                size += product > floor
-            sizes[c] = size
-            if size + GROUPS > ROOM * keeps[c]:
+            place = lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            found[c, size] = key_of(products[turn, place // LANES, i, place % LANES], row + place)
+            size += 1
+            if size == room:
+                sizes[c] = size
                 _choose(scanned, keeps, floors, found, sizes, c)
+                size = sizes[c]
+        sizes[c] = size
 
 
 @njit(**UNCOUNTED)
 def _choose(scanned, keeps, floors, found, sizes, c):
-    """Of what a centre has collected keep the best that are live and not marked."""
-    versions, marks, owner = scanned.versions, scanned.marks, scanned.owners[c]
+    """Of what a centre has collected keep the best that are live."""
+    versions = scanned.versions
     for place in range(sizes[c]):  # all on their way before the first is waited for
-        row = row_of(found[c, place])
-        prefetch(versions.ctypes.data + versions.itemsize * row)
-        prefetch(marks.ctypes.data + marks.shape[1] * owner + row)
+        prefetch(versions.ctypes.data + versions.itemsize * row_of(found[c, place]))
     kept = 0
     for place in range(sizes[c]):
         row = row_of(found[c, place])
         found[c, kept] = found[c, place]
-        kept += row < scanned.rows and marks[owner, row] == 0 and versions[row] > 0
+        kept += row < scanned.rows and versions[row] > 0
     if kept > keeps[c]:
         select(found, c, kept, keeps[c])
         kept = keeps[c]

@@ -199,7 +199,7 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
     for centre in range(11):
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
-    marks = (rng.random((3, rows + 7)) < 0.3).astype(np.uint8)
+    marks = (rng.random((3, len(sketch.interleaved) * LANES + 7)) < 0.3).astype(np.uint8)
     keys, sizes, keeps = np.empty((len(lanes), ROOM * keep), np.int64), np.empty_like(lanes), np.full(len(lanes), keep)
     scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks), keeps, keys, sizes, unit, SPARE)
 
@@ -229,7 +229,7 @@ def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> 
     sketch, keep = sketch_of(vectors), 60
     centres = np.zeros((CENTRES, 4 * sketch.interleaved.shape[1]), np.int8)
     centre_bytes(np.ones((1, 16), np.float32), 0, sketch.scales, centres, 0)
-    owners, marks = np.where(np.arange(CENTRES) == 0, 0, -1), np.zeros((1, 6_000), np.uint8)
+    owners, marks = np.where(np.arange(CENTRES) == 0, 0, -1), np.zeros((1, len(sketch.interleaved) * LANES), np.uint8)
     scanned = Scanned(sketch.interleaved, np.ones(6_000, np.int64), 6_000, centres, owners, marks)
     keys, sizes = np.empty((CENTRES, ROOM * keep), np.int64), np.zeros(CENTRES, np.int64)
     scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, SPARE)
@@ -256,7 +256,7 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     for centre in range(CENTRES):
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
     keys, sizes = np.empty((CENTRES, ROOM * 10), np.int64), np.empty(CENTRES, np.int64)
-    marks, versions = np.zeros((1, 2_000), np.uint8), np.ones(2_000, np.int64)
+    marks, versions = np.zeros((1, len(sketch.interleaved) * LANES), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
     scan(Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks), keeps, keys, sizes, matrix_unit(), SPARE)
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]

@@ -81,7 +81,7 @@ def cluster(gradients, centres):
     """
     count = len(gradients)
     nearest = np.full(count, _FAR)
-    owner = np.zeros(count, np.int64)
+    owner, before = np.zeros(count, np.int64), np.empty(count, np.int64)
     wanted = 0
     farthest = 0
     while wanted < min(len(centres), count) and nearest[farthest] > 0:
@@ -89,12 +89,14 @@ def cluster(gradients, centres):
         _take_over(gradients, centres, wanted, nearest, owner)
         wanted += 1
         farthest = np.argmax(nearest)
-    for r in range(CLUSTER_ROUNDS):
+    _move_to_means(gradients, centres[:wanted], owner)
+    for _ in range(CLUSTER_ROUNDS - 1):
+        nearest[:], before[:] = _FAR, owner
+        for c in range(wanted):
+            _take_over(gradients, centres, c, nearest, owner)
+        if (owner == before).all():
+            break  # and would stay so
         _move_to_means(gradients, centres[:wanted], owner)
-        if r + 1 < CLUSTER_ROUNDS:
-            nearest[:] = _FAR
-            for c in range(wanted):
-                _take_over(gradients, centres, c, nearest, owner)
     return wanted
 
 

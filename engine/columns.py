@@ -24,6 +24,8 @@ def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.nd
     if column.device.type == "cpu":
         on_host = column.numpy()
         return [on_host[rows] for rows in several]
+    if not several:
+        return []
     return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
 
 

@@ -34,16 +34,15 @@ class QueryCosts:
     """
 
     def __init__(self) -> None:
-        self._shares: dict[tuple[int, ...], _Mean] = {}
-        self._pairs: dict[tuple[int, ...], _Mean] = {}
+        self._kinds: dict[tuple[int, ...], _Learned] = {}
         self._evaluations = _Mean(_FIRST_EVALUATIONS)
         self._any_pairs = _Mean(_FIRST_PAIRS)
 
     def expected(self, query: Query) -> Cost:
         """What a query will take."""
-        kind, budget = _kind(query), query.params.budget
-        if kind in self._shares:
-            return Cost(max(1, round(self._shares[kind].value * budget)), self._pairs[kind].value)
+        known, budget = self._kinds.get(_kind(query)), query.params.budget
+        if known is not None:
+            return Cost(max(1, round(known.share.value * budget)), known.pairs.value)
         return Cost(max(1, min(budget, round(self._evaluations.value))), self._any_pairs.value)
 
     def learn(self, query: Query, answer: Answer) -> None:
@@ -58,8 +57,10 @@ class QueryCosts:
             if evaluations <= self.expected(query).evaluations:
                 return
         kind, pairs = _kind(query), max(1.0, answer.evaluations / answer.steps)
-        self._shares.setdefault(kind, _Mean()).add(evaluations / query.params.budget)
-        self._pairs.setdefault(kind, _Mean()).add(pairs)
+        if (known := self._kinds.get(kind)) is None:
+            known = self._kinds[kind] = _Learned()
+        known.share.add(evaluations / query.params.budget)
+        known.pairs.add(pairs)
         self._evaluations.add(evaluations)
         self._any_pairs.add(pairs)
 
@@ -102,6 +103,13 @@ class _Mean:
     def add(self, number: float) -> None:
         self._count += 1
         self.value += max(_SMOOTHING, 1 / self._count) * (number - self.value)
+
+
+class _Learned:
+    """What is known of a kind: the share of their budgets that its queries spend, and the pairs of each step."""
+
+    def __init__(self) -> None:
+        self.share, self.pairs = _Mean(), _Mean()
 
 
 def _kind(query: Query) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Generic, TypeVar
 
 from engine.costs import Cost
@@ -20,8 +21,26 @@ class Priority(Enum):
     NORMAL = 1
 
 
-Flow = tuple[Priority, int]
-"""Queries that wait in one line: of one priority and weight."""
+@dataclass(slots=True, eq=False)
+class Flow(Generic[Ticket]):
+    """Queries that wait in one line: of one priority and weight.
+
+    finish: when those served so far would be done, in evaluations, if every flow made headway at its share.
+    """
+
+    priority: Priority
+    weight: int
+    line: "OrderedDict[Ticket, Waiting[Ticket]]" = field(default_factory=OrderedDict)
+    finish: float = 0.0
+
+    def head(self, now: float) -> "Waiting[Ticket]":
+        """Who is next in line, where somebody is."""
+        oldest = next(iter(self.line.values()))
+        return next(reversed(self.line.values())) if oldest.stale(now) else oldest
+
+    def finish_with(self, entry: "Waiting[Ticket]") -> float:
+        """`finish` once this one is served too."""
+        return self.finish + entry.cost.evaluations / self.priority.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +50,8 @@ class Waiting(Generic[Ticket]):
     ticket: Ticket
     query: Query
     cost: Cost
-    priority: Priority
+    flow: Flow[Ticket]
     since: float
-
-    @property
-    def weight(self) -> int:
-        """Its work, about: each weight stands for four times the work of the one below."""
-        return self.cost.evaluations.bit_length() // 2
-
-    @property
-    def flow(self) -> Flow:
-        """The line that it waits in."""
-        return self.priority, self.weight
 
     def expired(self, now: float) -> bool:
         """Its time is up."""
@@ -69,8 +78,7 @@ class FairQueue(Generic[Ticket]):
     def __init__(self) -> None:
         self.waiting = dict.fromkeys(Priority, 0)
         self._entries: dict[Ticket, Waiting[Ticket]] = {}
-        self._lines: dict[Flow, OrderedDict[Ticket, Waiting[Ticket]]] = {}
-        self._finish: dict[Flow, float] = {}
+        self._flows: dict[tuple[Priority, int], Flow[Ticket]] = {}
         self._clock = 0.0
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._added = 0
@@ -81,34 +89,41 @@ class FairQueue(Generic[Ticket]):
     def __contains__(self, ticket: object) -> bool:
         return ticket in self._entries
 
-    def add(self, entry: Waiting[Ticket]) -> None:
-        """Let a query wait; its ticket is not among those that do."""
-        line = self._lines.setdefault(entry.flow, OrderedDict())
-        if not line:
-            self._finish[entry.flow] = max(self._clock, self._finish.get(entry.flow, 0.0))
-        line[entry.ticket] = entry
-        self._entries[entry.ticket] = entry
-        self.waiting[entry.priority] += entry.cost.evaluations
+    def add(self, ticket: Ticket, query: Query, cost: Cost, priority: Priority, now: float) -> Waiting[Ticket]:
+        """Let a query wait from now on; its ticket is not among those that do."""
+        flow = self._flow_of(priority, cost)
+        if not flow.line:
+            flow.finish = max(self._clock, flow.finish)
+        entry = Waiting(ticket, query, cost, flow, now)
+        self._entries[ticket] = flow.line[ticket] = entry
+        self.waiting[priority] += cost.evaluations
         self._added += 1
-        if entry.query.deadline is not None:
-            heapq.heappush(self._deadlines, (entry.query.deadline, self._added, entry.ticket))
+        if query.deadline is not None:
+            heapq.heappush(self._deadlines, (query.deadline, self._added, ticket))
+        return entry
 
-    def first(self, now: float, passed_over: Collection[Flow]) -> Waiting[Ticket] | None:
+    def first(self, now: float, passed_over: Collection[Flow[Ticket]]) -> Waiting[Ticket] | None:
         """Whose turn it is, among the flows that are not passed over."""
-        heads = [self._head(line, now) for flow, line in self._lines.items() if line and flow not in passed_over]
-        return min(heads, key=self._finish_of, default=None)
+        first, earliest = None, inf
+        for flow in self._flows.values():
+            if flow.line and flow not in passed_over:
+                head = flow.head(now)
+                finish = flow.finish_with(head)
+                if finish < earliest:
+                    first, earliest = head, finish
+        return first
 
     def take(self, entry: Waiting[Ticket]) -> None:
         """It is served: its flow pays for it."""
-        self._finish[entry.flow] = self._finish_of(entry)
-        self._clock = max(self._clock, self._finish[entry.flow])
+        entry.flow.finish = entry.flow.finish_with(entry)
+        self._clock = max(self._clock, entry.flow.finish)
         self.discard(entry.ticket)
 
     def discard(self, ticket: Ticket) -> None:
         """It waits no more, and was not served."""
         entry = self._entries.pop(ticket)
-        del self._lines[entry.flow][ticket]
-        self.waiting[entry.priority] -= entry.cost.evaluations
+        del entry.flow.line[ticket]
+        self.waiting[entry.flow.priority] -= entry.cost.evaluations
 
     def expire(self, now: float) -> list[Ticket]:
         """Discard those whose time is up."""
@@ -120,10 +135,9 @@ class FairQueue(Generic[Ticket]):
                 expired.append(ticket)
         return expired
 
-    def _head(self, line: OrderedDict[Ticket, Waiting[Ticket]], now: float) -> Waiting[Ticket]:
-        oldest = next(iter(line.values()))
-        return next(reversed(line.values())) if oldest.stale(now) else oldest
-
-    def _finish_of(self, entry: Waiting[Ticket]) -> float:
-        """When it would be done, in evaluations, if every flow made headway at its share."""
-        return self._finish[entry.flow] + entry.cost.evaluations / entry.priority.value
+    def _flow_of(self, priority: Priority, cost: Cost) -> Flow[Ticket]:
+        """The flow of queries like this one: each weight stands for four times the work of the one below."""
+        weight = cost.evaluations.bit_length() // 2
+        if (flow := self._flows.get((priority, weight))) is None:
+            flow = self._flows[priority, weight] = Flow(priority, weight)
+        return flow

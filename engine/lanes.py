@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from engine.columns import fill, write
+from engine.columns import fill, read_together, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, open_lanes
@@ -190,12 +190,19 @@ class Lanes:
 
     def free(self) -> np.ndarray:
         """int64[n]: the lanes that hold no query."""
-        return np.flatnonzero(~self.running)
+        return (~self.running).nonzero()[0]
 
     def later(self, lanes: np.ndarray) -> np.ndarray:
         """bool[n]: which of the lanes int64[n] have a round behind their next step, that will want its tangents."""
         later: np.ndarray = self.rounds[lanes] > (self.stages[lanes] != SEEDS)
         return later
+
+    def results_of(self, lanes: np.ndarray) -> Sequence[np.ndarray]:
+        """Results of the lanes int64[n] on the host: rows int64[n, k], scores float32[n, k], versions int64[n, k]."""
+        if self._remember:
+            columns = self.columns
+            return columns.result_rows[lanes], columns.result_scores[lanes], columns.result_versions[lanes]
+        return read_together(lanes, self.results.rows, self.results.scores, self.result_versions)
 
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
@@ -221,7 +228,6 @@ class Lanes:
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
         self.running[lanes] = False
-        self.filtered[lanes] = False
         self.deadlines[lanes] = inf
 
     def _reserve(self, most: Numbers) -> None:

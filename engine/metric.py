@@ -108,8 +108,11 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        own = read_each(state, [query.history_rows for query in queries])
-        vectors = [self._user_vector(query, items) for query, items in zip(queries, own, strict=True)]
+        own = read_each(state, [query.history_rows for query in queries if query.vector is None])
+        means = (items.mean(axis=0) if len(items) else np.zeros(self.dimensions, np.float32) for items in own)
+        vectors = [
+            next(means) if query.vector is None else query_vector(query.vector, self.dimensions) for query in queries
+        ]
         write(users[0], lanes, np.array(vectors))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
@@ -136,12 +139,6 @@ class VectorMetric:
     def prior(self, state: torch.Tensor) -> torch.Tensor | None:
         """Nothing is known of an item but its vector."""
         return None
-
-    def _user_vector(self, query: Query, items: np.ndarray) -> np.ndarray:
-        if query.vector is not None:
-            return query_vector(query.vector, self.dimensions)
-        mean: np.ndarray = items.mean(axis=0) if len(items) else np.zeros(self.dimensions, np.float32)
-        return mean
 
     def _score_tiles(self, items: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         """float32[tiles, T] of items float32[tiles, T, D] for users float32[tiles, D]."""

@@ -81,12 +81,11 @@ class Scheduler(Generic[Ticket]):
         if ticket in self._queue or ticket in self._lanes:
             raise InvalidQuery("ticket", f"{ticket} is in work already: submit it again when it is answered")
         self._search.check(query)
-        entry = Waiting(ticket, query, self._costs.expected(query), priority, self._clock())
-        waiting = self._queue.waiting[priority]
-        if waiting + entry.cost.evaluations > self._max_waiting:
+        cost, waiting = self._costs.expected(query), self._queue.waiting[priority]
+        if waiting + cost.evaluations > self._max_waiting:
             raise QueueFull(waiting, self._max_waiting)
-        self._queue.add(entry)
-        self._lightest = min(self._lightest, entry.weight)
+        entry = self._queue.add(ticket, query, cost, priority, self._clock())
+        self._lightest = min(self._lightest, entry.flow.weight)
 
     def cancel(self, ticket: Ticket) -> bool:
         """Forget a query, waiting or running: it gets no answer. False if it is not in work."""
@@ -136,7 +135,7 @@ class Scheduler(Generic[Ticket]):
     def _admit(self, now: float) -> float:
         """Fill free lanes with those whose turn it is; returns the pairs that the step is expected to score."""
         batch: list[Waiting[Ticket]] = []
-        passed_over: set[Flow] = set()
+        passed_over: set[Flow[Ticket]] = set()
         free, (pairs, longest) = self._search.free_lanes, self._running_step(now)
         while len(batch) < free and (entry := self._queue.first(now, passed_over)) is not None:
             affordable = _seconds_a_step(entry.query, entry.cost.steps, now)
@@ -150,7 +149,8 @@ class Scheduler(Generic[Ticket]):
             self._queue.take(entry)
             batch.append(entry)
             pairs, longest = pairs + entry.cost.pairs, min(longest, affordable)
-        for lane, entry in zip(self._search.admit([entry.query for entry in batch]), batch, strict=True):
+        lanes = self._search.admit([entry.query for entry in batch]) if batch else []
+        for lane, entry in zip(lanes, batch, strict=True):
             self._running[lane] = _Running(entry.ticket, entry.query, entry.cost, self._steps + entry.cost.steps)
             self._lanes[entry.ticket] = lane
         return pairs
@@ -174,7 +174,7 @@ class Scheduler(Generic[Ticket]):
 
     def _has_lane(self, entry: Waiting[Ticket], free: int) -> bool:
         """Whether one of the free lanes is for queries as heavy as this one."""
-        return free > self._reserved or entry.weight <= self._lightest
+        return free > self._reserved or entry.flow.weight <= self._lightest
 
     def _retired(self, lane: int, answer: Answer) -> tuple[Ticket, Answer]:
         running = self._running.pop(lane)

@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine.columns import read, read_together
+from engine.columns import read
 from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.hops import TorchHops
 from engine.index import ItemIndex
-from engine.kernels.stages import CONVERGED, FAR, SPENT, advance
+from engine.kernels.stages import FAR, advance
 from engine.kernels.steps import CompiledHops
 from engine.lanes import NO_ROW, Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
@@ -67,7 +67,7 @@ class ParallelSearch:
     @property
     def free_lanes(self) -> int:
         """How many more queries can be admitted."""
-        return len(self.lanes.free())
+        return self.lanes.count - int(np.count_nonzero(self.lanes.running))
 
     def step(self) -> list[tuple[int, Answer]]:
         """One hop for every running lane; returns the lanes that are done, with their answers, and frees them.
@@ -80,7 +80,7 @@ class ParallelSearch:
         if len(running) == 0:
             return answers
         self.lanes.fit(self.index)
-        spent, converged = self._advance(*self._hop(running))
+        spent, converged = advance(*self._hop(running), self.lanes.progress, QUIET_ROUNDS)
         for done, stop in ((spent, Stop.BUDGET), (converged, Stop.CONVERGED)):
             if len(done):
                 answers += self._retire(done, stop)
@@ -141,18 +141,12 @@ class ParallelSearch:
         self._lane_seconds += _SMOOTHING * (seconds - self._lane_seconds)
         return outcome
 
-    def _advance(self, chosen: np.ndarray, counts: np.ndarray, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Set what every lane does next; returns those that spent their budgets and those that have converged."""
-        standing = advance(chosen, counts, done, self.lanes.progress, QUIET_ROUNDS)
-        return chosen[standing == SPENT], chosen[standing == CONVERGED]
-
     # -- retirement ------------------------------------------------------------------------------------------------
 
     def _retire(self, done: np.ndarray, stop: Stop) -> list[tuple[int, Answer]]:
         """Free lanes int64[n]; each with its results, less the rows whose item changed or went since it was scored."""
         lanes = self.lanes
-        results = lanes.results.rows, lanes.results.scores, lanes.result_versions
-        rows, scores, versions = read_together(done, *results)
+        rows, scores, versions = lanes.results_of(done)
         kept = (rows != NO_ROW) & (versions == read(self.index.versions, rows))
         counted, whole = (lanes.evaluations[done].tolist(), lanes.steps[done].tolist()), bool(kept.all())
         answers = [

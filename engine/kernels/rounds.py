@@ -58,7 +58,7 @@ def _choose_near(chosen, items, lanes, table, counts):
     most, degree, size = min(most, lanes.beam_rows.shape[1]), items.links.shape[1], 1
     while size < 2 * most * degree:
         size *= 2
-    places = np.empty(size, np.int32)
+    places, slopes = np.empty(size, np.int32), np.zeros((1, items.codes.shape[1]), np.int8)
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
     found = np.empty((1, most * degree), np.int64)
     for i in range(len(chosen)):
@@ -78,7 +78,7 @@ def _choose_near(chosen, items, lanes, table, counts):
                 count += 1
         several, wanted = 0, _left(lanes, lane)
         if count > 0:
-            several = estimate_neighbors(items, lanes, lane, parents, planes, count, places, found, wanted)
+            several = estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, places, found, wanted)
         for place in range(several):
             table[i, place] = row_of(found[0, place])
         counts[i] = take(items, lanes, lane, table, i, several)
@@ -99,10 +99,14 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
     places = (several * room + CENTRES - 1) // CENTRES * CENTRES
     centres, owners = np.zeros((places, 4 * items.interleaved.shape[1]), np.int8), np.full(places, -1)
     keeps, ends = np.ones(places, np.int64), np.zeros(len(chosen), np.int64)
-    made = 0
+    width, made = lanes.tangents.shape[2] - 1, 0
+    slopes, middles = np.empty((lanes.beam_rows.shape[1], width), np.float32), np.empty((room, width), np.float32)
     for i in range(len(chosen)):
-        if lanes.stages[chosen[i]] == FAR:
-            made += _make_centres(lanes, chosen[i], items.scales, centres, owners, keeps, made)
+        lane = chosen[i]
+        count = _gather_slopes(lanes, lane, slopes) if lanes.stages[lane] == FAR else 0
+        if count > 0:
+            several = cluster(slopes[:count], middles[: lanes.clusters[lane]])
+            made = _write_centres(lanes, lane, items.scales, middles, several, centres, owners, keeps, made)
         ends[i] = made
     # A lane whose gradients agree has few centres: they stand close together, and no scan is made for gaps.
     places = (made + CENTRES - 1) // CENTRES * CENTRES
@@ -110,43 +114,49 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
     scanned = Scanned(items.interleaved, items.versions, rows, centres[:places], owners[:places], lanes.marks)
     scan(scanned, keeps[:places], found, sizes, matrix_unit, SPARE)
     for i in range(len(chosen)):
-        lane, taken = chosen[i], 0
-        if lanes.stages[lane] != FAR:
-            continue
-        wanted = _left(lanes, lane)
-        for c in range(ends[i - 1] if i > 0 else 0, ends[i]):
-            share = taken + (wanted - taken) // (ends[i] - c)
-            for place in range(sizes[c]):
-                if taken >= share:
-                    break
-                taken = _offer_unvisited(items, lanes, lane, row_of(found[c, place]), table, i, taken)
-        counts[i] = taken
+        if lanes.stages[chosen[i]] == FAR:
+            first = ends[i - 1] if i > 0 else 0
+            counts[i] = _take_shares(items, lanes, chosen[i], found, sizes, first, ends[i], table, i)
 
 
-@njit(nogil=True, cache=True)
-def _make_centres(lanes, lane, scales, centres, owners, keeps, place):
-    """Cluster the gradients of a lane's beam into ``clusters`` centres, which are written from a place on.
-
-    centres: int8[places, ≥ S]; owners: int64[places] becomes the lane, keeps: int64[places] what a scan is to find for
-    each. Returns how many there are.
-    """
-    width, count = lanes.tangents.shape[2] - 1, 0
-    slopes = np.empty((lanes.beam_sizes[lane], width), np.float32)
-    middles = np.empty((lanes.clusters[lane], width), np.float32)
+@njit(**UNCOUNTED)
+def _gather_slopes(lanes, lane, slopes):
+    """Copy the gradients that are known of a lane's beam to slopes float32[≥ beam, S]; returns how many there are."""
+    count = 0
     for entry in range(lanes.beam_sizes[lane]):
         slot = lanes.slots[lane, entry]
         if lanes.beam_rows[lane, entry] >= 0 and slot >= 0:
-            for d in range(width):
+            for d in range(slopes.shape[1]):
                 slopes[count, d] = lanes.tangents[lane, slot, d]
             count += 1
-    if count == 0:
-        return 0
-    made = cluster(slopes[:count], middles)
-    for c in range(made):
+    return count
+
+
+@njit(**UNCOUNTED)
+def _write_centres(lanes, lane, scales, middles, several, centres, owners, keeps, place):
+    """Write the first ``several`` middles float32[…, S] as centres from a place on; returns the place behind them.
+
+    centres: int8[places, ≥ S]; owners: int64[places] becomes the lane, keeps: int64[places] what a scan is to find for
+    each.
+    """
+    for c in range(several):
         centre_bytes(middles, c, scales, centres, place + c)
         owners[place + c] = lane
-        keeps[place + c] = (lanes.wanted[lane] + made - 1) // made * (EXTRA_FOUND if made > 1 else 1)
-    return made
+        keeps[place + c] = (lanes.wanted[lane] + several - 1) // several * (EXTRA_FOUND if several > 1 else 1)
+    return place + several
+
+
+@njit(**UNCOUNTED)
+def _take_shares(items, lanes, lane, found, sizes, first, last, table, line):
+    """Take what was found for a lane's centres, from the first to the last, as much of each; returns how many rows."""
+    taken, wanted = 0, _left(lanes, lane)
+    for c in range(first, last):
+        share = taken + (wanted - taken) // (last - c)
+        for place in range(sizes[c]):
+            if taken >= share:
+                break
+            taken = _offer_unvisited(items, lanes, lane, row_of(found[c, place]), table, line, taken)
+    return taken
 
 
 @njit(**UNCOUNTED)

@@ -19,9 +19,6 @@ GIVEN_ROWS = 1_024
 """Rows of those that a lane was given, its seeds or all that match its filter, that it scores in one step: a query that
 scores ten thousand does not keep the others waiting for all of them."""
 
-RUNNING, SPENT, CONVERGED = range(3)
-"""How a lane stands after a step: it goes on, its budget is spent, or nothing is left to do."""
-
 
 class Progress(NamedTuple):
     """The columns of `engine.lanes.Lanes` that decide what a lane does next; on the host, whatever the device."""
@@ -42,12 +39,14 @@ class Progress(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def advance(chosen, counts, done, progress, quiet_rounds):
-    """Set what lanes int64[n] do next, and count what they did; returns how each stands, uint8[n].
+    """Set what lanes int64[n] do next, and count what they did.
 
-    counts: int64[n], the pairs that each has scored in this step; done: uint8[n], what that did. A lane ends its rounds
-    after ``quiet_rounds`` that brought nothing.
+    Returns those that have spent their budgets and those that have converged, with nothing left to do. counts:
+    int64[n], the pairs that each has scored in this step; done: uint8[n], what that did. A lane ends its rounds after
+    ``quiet_rounds`` that brought nothing.
     """
-    standing = np.full(len(chosen), RUNNING, np.uint8)
+    spent, converged = np.empty_like(chosen), np.empty_like(chosen)
+    several_spent, several_converged = 0, 0
     for i in range(len(chosen)):
         lane = chosen[i]
         stage = progress.stages[lane]
@@ -62,11 +61,14 @@ def advance(chosen, counts, done, progress, quiet_rounds):
         left = progress.givens[lane] - progress.offered[lane]
         progress.wanted[lane] = min(left, GIVEN_ROWS) if following == SEEDS else progress.pairs[lane]
         if progress.evaluations[lane] >= progress.budgets[lane]:
-            standing[i] = SPENT
+            spent[several_spent] = lane
+            several_spent += 1
         elif following == FILL:
             unfilled = not done[i] & FULL and (stage != FILL or counts[i] > 0)
-            standing[i] = RUNNING if unfilled and progress.walks[lane] else CONVERGED
-    return standing
+            if not (unfilled and progress.walks[lane]):
+                converged[several_converged] = lane
+                several_converged += 1
+    return spent[:several_spent], converged[:several_converged]
 
 
 @njit(**UNCOUNTED)

@@ -18,18 +18,19 @@ _FAR = np.float32(3e38)
 _LINE = 16
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def estimate_neighbors(items, lanes, lane, parents, planes, count, places, found, wanted):
+@njit(**UNCOUNTED, fastmath=True)
+def estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, places, found, wanted):
     """Fill ``found`` with keys of the ``wanted`` unmarked neighbours of parents that promise most; returns how many.
 
     What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
     exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
-    places: int32[2^b ≥ 2 · count · R], a hash table. found: int64[1, ≥ count · R] holds them in front, in any order.
+    slopes: int8[1, as wide as codes], where these planes come one by one, 0 behind their width. places: int32[2^b ≥ 2 ·
+    count · R], a hash table. found: int64[1, ≥ count · R] holds them in front, in any order.
     """
     codes, links, marks = items.codes, items.links, lanes.marks
     width, degree = codes.shape[1], links.shape[1]
     codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
-    slopes, several = np.zeros((1, width), np.int8), 0
+    several = 0
     places[:] = -1
     for p in range(count):
         for n in range(0, degree, _LINE):

@@ -286,8 +286,8 @@ def test_estimates_are_the_highest_tangents_of_parents(seed: int, parents: int, 
     tangents = rng.normal(size=(parents, dimensions + 1)).astype(np.float32)
     found = np.empty((1, parents * degree), np.int64)
     columns, before = Neighbourhood(sketch.codes, sketch.scales, neighbors, marks), marks.copy()
-    places = np.empty(256, np.int32)
-    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, places, found, wanted)
+    slopes, places = np.zeros((1, sketch.codes.shape[1]), np.int8), np.empty(256, np.int32)
+    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, slopes, places, found, wanted)
     expected: dict[int, float] = {}
     slope = np.zeros((1, dimensions), np.int8)
     for place, parent in enumerate(rows):

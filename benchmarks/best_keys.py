@@ -46,6 +46,6 @@ def keep_best(scores, lines, first, keys, sizes, floors):  # type: ignore[no-unt
             keys[line, sizes[line]] = key_of(order_of(scores[i, place]), first + place)
             sizes[line] += 1
             if sizes[line] == keys.shape[1]:
-                select(keys, line, sizes[line], count)
+                select(keys, line, 0, sizes[line], count)
                 sizes[line] = count
                 floors[line] = number_of(value_of(keys[line, :count].min()))

@@ -50,6 +50,18 @@ def narrowed(state: torch.Tensor, sketch: Sketch) -> dict[str, State]:
     }
 
 
+def array_of(state: State) -> np.ndarray:
+    """The array of the state that is read row by row."""
+    return state if isinstance(state, np.ndarray) else state[0]
+
+
+@overload(array_of, inline="always")
+def _array_of(state):  # type: ignore[no-untyped-def]
+    if isinstance(state, types.Array):
+        return lambda state: state
+    return lambda state: state[0]
+
+
 def widen(state: State, row: int, out: np.ndarray) -> None:
     """Write ``state[row]`` into float32[S]. Kernels have a version of it for each kind of state."""
     _widen_compiled(state, row, out)

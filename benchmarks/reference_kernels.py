@@ -6,11 +6,11 @@ The layers and the users' columns are those of `benchmarks.reference_metric`, as
 import numpy as np
 from numba import njit
 
-from benchmarks.narrow_state import widen
+from benchmarks.narrow_state import array_of, widen
 from engine.kernels.exponentials import exp
 from engine.kernels.hops import take_parts
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_onto
-from engine.kernels.scoring import count_rows
+from engine.kernels.scoring import count_rows, fetch
 
 HIDDEN, SECOND, LONGEST = 128, 64, 32
 _TILE = 64
@@ -76,6 +76,7 @@ def score_pairs(first, last, state, rows, lanes, own, scores, tangents, derive):
     attention = np.empty(_TILE, np.float32)
     d_hidden, g = np.empty((_TILE, HIDDEN), np.float32), np.empty((_TILE, dimensions), np.float32)
     layer, layer_back = np.empty((dimensions, HIDDEN), np.float32), np.empty((HIDDEN, dimensions), np.float32)
+    fetch(array_of(state), rows, first, last, 0, _TILE)
     for line in range(first, last):
         lane = lanes[line]
         for d in range(dimensions):
@@ -95,6 +96,7 @@ def score_pairs(first, last, state, rows, lanes, own, scores, tangents, derive):
         for start in range(0, count, _TILE):
             size = min(_TILE, count - start)
             full = (size + ROWS - 1) // ROWS * ROWS
+            fetch(array_of(state), rows, line, last, start + _TILE, _TILE)
             for i in range(size):
                 widen(state, rows[line, start + i], x[i])
             multiply(x, layer, users.hidden_bias[lane], hidden, full)

@@ -91,8 +91,7 @@ def _given(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.
 def _near(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.Tensor:
     """The best unmarked neighbours of the best ``widths`` unexpanded beam entries, by these entries' tangents.
 
-    What several link to counts with the largest of their estimates. Compiled code looks only afterwards which of them
-    are live.
+    What several link to counts with the largest of their estimates.
     """
     mine = turn.lanes
     places = _packing(lanes.unexpanded[mine] & _derived(lanes, mine), turn.widths, extent.parents)

@@ -47,17 +47,17 @@ def number_of(order):
 
 
 @njit(**UNCOUNTED)
-def select(keys, line, count, keep):
-    """Bring the ``keep`` largest of the first ``count`` keys of a line of int64[lines, ≥ count] to its front.
+def select(keys, line, first, stop, keep):
+    """Bring the ``keep`` largest of a line's keys from ``first`` to before ``stop`` to the front of these.
 
-    In any order. Quickselect (Hoare 1961) without branches on keys, which a CPU cannot foresee.
+    keys: int64[lines, n]. In any order. Quickselect (Hoare 1961) without branches on keys, which a CPU cannot foresee.
     """
-    low, high = 0, count
-    while low < keep < high:
+    low, high = first, stop
+    while low < first + keep < high:
         pivot, last = _middle_of(keys[line, low], keys[line, (low + high) // 2], keys[line, high - 1]), low
         for place in range(low, high):
             last += _swap_if(keys, line, place, last, keys[line, place] > pivot)
-        if keep <= last:
+        if first + keep <= last:
             high = last
             continue
         if last == low:  # nothing is larger: it and its equals are next, however many there are

@@ -10,14 +10,18 @@ from numba import njit
 
 from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import CENTRES
-from engine.kernels.merging import VISITED, take, visit
-from engine.kernels.ranking import row_of
+from engine.kernels.instructions import prefetch
+from engine.kernels.merging import BARRED, VISITED, take, visit
+from engine.kernels.ranking import row_of, select
 from engine.kernels.scan import ROOM, SPARE, Scanned, centre_bytes, scan
 from engine.kernels.stages import FAR, FILL, NEAR, SEEDS
 from engine.kernels.tangents import cluster, estimate_neighbors
 
 EXTRA_FOUND = 2
 """How many times its share a centre finds, since two may find the same."""
+
+_ALIKE = 2
+"""How many times as many links as rows are missing are set apart at a time, since several lead to the same."""
 
 
 @njit(nogil=True, cache=True)
@@ -55,33 +59,57 @@ def _choose_near(chosen, items, lanes, table, counts):
             most = max(most, lanes.widths[lane])
     if most == 0:
         return
-    most, degree, size = min(most, lanes.beam_rows.shape[1]), items.links.shape[1], 1
-    while size < 2 * most * degree:
-        size *= 2
-    places, slopes = np.empty(size, np.int32), np.zeros((1, items.codes.shape[1]), np.int8)
+    most, slopes = min(most, lanes.beam_rows.shape[1]), np.zeros((1, items.codes.shape[1]), np.int8)
     parents, planes = np.empty(most, np.int64), np.empty((most, lanes.tangents.shape[2]), np.float32)
-    found = np.empty((1, most * degree), np.int64)
+    found = np.empty((1, most * items.links.shape[1]), np.int64)
     for i in range(len(chosen)):
         lane = chosen[i]
         if lanes.stages[lane] != NEAR:
             continue
-        count = 0
-        for place in range(lanes.beam_sizes[lane]):
-            slot = lanes.slots[lane, place]
-            if count == lanes.widths[lane] or lanes.beam_rows[lane, place] < 0:
-                break
-            if slot >= 0 and lanes.unexpanded[lane, place]:
-                lanes.unexpanded[lane, place] = False
-                parents[count] = lanes.beam_rows[lane, place]
-                for d in range(planes.shape[1]):
-                    planes[count, d] = lanes.tangents[lane, slot, d]
-                count += 1
-        several, wanted = 0, _left(lanes, lane)
-        if count > 0:
-            several = estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, places, found, wanted)
-        for place in range(several):
-            table[i, place] = row_of(found[0, place])
-        counts[i] = take(items, lanes, lane, table, i, several)
+        count = _gather_parents(lanes, lane, parents, planes)
+        several = estimate_neighbors(items, parents, planes, count, slopes, found)
+        counts[i] = _take_best(items, lanes, lane, found, several, table, i)
+
+
+@njit(**UNCOUNTED)
+def _gather_parents(lanes, lane, parents, planes):
+    """Copy the best entries of a lane's beam that are to be expanded, and their tangents; returns how many they are."""
+    count = 0
+    for place in range(lanes.beam_sizes[lane]):
+        slot = lanes.slots[lane, place]
+        if count == lanes.widths[lane] or lanes.beam_rows[lane, place] < 0:
+            break
+        if slot >= 0 and lanes.unexpanded[lane, place]:
+            lanes.unexpanded[lane, place] = False
+            parents[count] = lanes.beam_rows[lane, place]
+            for d in range(planes.shape[1]):
+                planes[count, d] = lanes.tangents[lane, slot, d]
+            count += 1
+    return count
+
+
+@njit(**UNCOUNTED)
+def _take_best(items, lanes, lane, found, several, table, line):
+    """Take the unmarked rows of the largest of several keys, each row once; returns how many are taken.
+
+    As many keys as rows are missing have to be looked at in any case: they are the next, in whatever order. Only of
+    these it is asked whether they are marked: of all, that would be as much to read as their bytes are.
+    """
+    wanted, taken, first, narrowed = _left(lanes, lane), 0, 0, 0
+    while taken < wanted and first < several:
+        if first == narrowed:
+            narrowed = min(several, first + _ALIKE * (wanted - taken))
+            select(found, 0, first, several, narrowed - first)
+        stop = min(first + wanted - taken, narrowed)
+        select(found, 0, first, narrowed, stop - first)
+        for place in range(first, stop):  # all on their way before the first is waited for
+            row = row_of(found[0, place])
+            prefetch(items.versions.ctypes.data + items.versions.itemsize * row)
+            prefetch(lanes.marks.ctypes.data + lanes.marks.shape[1] * lane + row)
+        for place in range(first, stop):
+            taken = _offer(items, lanes, lane, row_of(found[0, place]), VISITED | BARRED, table, line, taken)
+        first = stop
+    return taken
 
 
 @njit(nogil=True, cache=True)
@@ -155,7 +183,7 @@ def _take_shares(items, lanes, lane, found, sizes, first, last, table, line):
         for place in range(sizes[c]):
             if taken >= share:
                 break
-            taken = _offer_unvisited(items, lanes, lane, row_of(found[c, place]), table, line, taken)
+            taken = _offer(items, lanes, lane, row_of(found[c, place]), VISITED, table, line, taken)
     return taken
 
 
@@ -179,7 +207,7 @@ def _choose_linked(chosen, items, lanes, table, counts):
             for row in range(len(items.versions)):
                 if taken == wanted:
                     break
-                taken = _offer_unvisited(items, lanes, lane, row, table, i, taken)
+                taken = _offer(items, lanes, lane, row, VISITED, table, i, taken)
         counts[i] = taken
 
 
@@ -192,13 +220,14 @@ def _follow(items, lanes, lane, parent, table, line, taken, wanted):
             continue
         if taken == wanted:
             return taken, False
-        taken = _offer_unvisited(items, lanes, lane, row, table, line, taken)
+        taken = _offer(items, lanes, lane, row, VISITED, table, line, taken)
     return taken, True
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _offer_unvisited(items, lanes, lane, row, table, line, taken):
-    if items.versions[row] <= 0 or lanes.marks[lane, row] & VISITED:
+def _offer(items, lanes, lane, row, without, table, line, taken):
+    """Take a row unless it is dead or has one of the marks ``without``; returns how many are taken then."""
+    if items.versions[row] <= 0 or lanes.marks[lane, row] & without:
         return taken
     visit(lanes, lane, row, lanes.evaluations[lane] + taken)
     table[line, taken] = row

@@ -236,7 +236,7 @@ def _choose(scanned, keeps, floors, found, sizes, c):
         found[c, kept] = found[c, place]
         kept += row < scanned.rows and versions[row] > 0
     if kept > keeps[c]:
-        select(found, c, kept, keeps[c])
+        select(found, c, 0, kept, keeps[c])
         kept = keeps[c]
     if kept == keeps[c]:
         least = found[c, 0]

@@ -11,6 +11,13 @@ from numba import njit
 
 from engine.kernels import UNCOUNTED
 from engine.kernels.hops import take_parts
+from engine.kernels.instructions import prefetch
+
+_LINE = 64
+"""Bytes in a line of the cache."""
+
+_TILE = 8
+"""Vectors that come nearer together."""
 
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean something here
 
@@ -25,6 +32,25 @@ def count_rows(rows, scores, line):
     return count
 
 
+@njit(**UNCOUNTED)
+def fetch(state, rows, line, last, start, several):
+    """Bring the states float32[N, S] of so many rows of a line nearer, without waiting for them.
+
+    Of those from ``start`` on, or, where the line ends before, of the first of the next line before ``last``. Whoever
+    scores some rows lets the next ones come meanwhile: states are large, and they lie anywhere.
+    """
+    if start >= rows.shape[1] or rows[line, start] < 0:
+        line, start = line + 1, 0
+    if line >= last:
+        return
+    bytes_a_row = state.itemsize * state.shape[1]
+    for place in range(start, min(start + several, rows.shape[1])):
+        if rows[line, place] < 0:
+            break
+        for offset in range(0, bytes_a_row, _LINE):
+            prefetch(state.ctypes.data + bytes_a_row * rows[line, place] + offset)
+
+
 @njit(nogil=True, cache=True, fastmath=_REASSOCIATE)
 def score_vectors(first, last, state, rows, lanes, own, scores, tangents, derive):
     """Inner products with users float32[lanes, D], or, where ``squared``, negative squared distances from them."""
@@ -33,6 +59,8 @@ def score_vectors(first, last, state, rows, lanes, own, scores, tangents, derive
     for i in range(first, last):
         lane = lanes[i]
         for p in range(count_rows(rows, scores, i)):
+            if p % _TILE == 0:
+                fetch(state, rows, i, last, p + _TILE, _TILE)
             row = rows[i, p]
             total = np.float32(0)
             if squared:

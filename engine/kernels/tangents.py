@@ -9,7 +9,7 @@ from numba import njit
 from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import dot_bytes
 from engine.kernels.instructions import prefetch
-from engine.kernels.ranking import key_of, order_of, row_of, select
+from engine.kernels.ranking import key_of, order_of
 from engine.kernels.scan import ZERO, centre_bytes
 
 CLUSTER_ROUNDS = 4
@@ -19,19 +19,15 @@ _LINE = 16
 
 
 @njit(**UNCOUNTED, fastmath=True)
-def estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, places, found, wanted):
-    """Fill ``found`` with keys of the ``wanted`` unmarked neighbours of parents that promise most; returns how many.
+def estimate_neighbors(items, parents, planes, count, slopes, found):
+    """Fill ``found`` with keys of estimates and rows of all neighbours of parents; returns how many.
 
-    What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
-    exponentials is, each is a lower bound. parents: int64[≥ count], their tangents planes: float32[≥ count, S + 1].
-    slopes: int8[1, as wide as codes], where these planes come one by one, 0 behind their width. places: int32[2^b ≥ 2 ·
-    count · R], a hash table. found: int64[1, ≥ count · R] holds them in front, in any order.
+    What several parents link to is there for each of them. parents: int64[≥ count], their tangents planes:
+    float32[≥ count, S + 1]. slopes: int8[1, as wide as codes], where these planes come one by one, 0 behind their
+    width. found: int64[1, ≥ count · R].
     """
-    codes, links, marks = items.codes, items.links, lanes.marks
-    width, degree = codes.shape[1], links.shape[1]
-    codes_at, marks_at = codes.ctypes.data, marks.ctypes.data + marks.shape[1] * lane
-    several = 0
-    places[:] = -1
+    codes, links = items.codes, items.links
+    width, degree, codes_at, several = codes.shape[1], links.shape[1], codes.ctypes.data, 0
     for p in range(count):
         for n in range(0, degree, _LINE):
             prefetch(links.ctypes.data + 4 * (parents[p] * degree + n))
@@ -41,7 +37,6 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, place
                 row = links[parents[p], n]
                 for offset in range(0, width, 64):
                     prefetch(codes_at + row * width + offset)
-                prefetch(marks_at + row)
         if p == 0:
             continue
         step = centre_bytes(planes, p - 1, items.scales, slopes, 0)
@@ -50,27 +45,11 @@ def estimate_neighbors(items, lanes, lane, parents, planes, count, slopes, place
             level -= step * np.float32(ZERO) * np.float32(slopes[0, d])
         for n in range(degree):
             row = links[parents[p - 1], n]
-            if row < 0 or marks[lane, row] != 0:
-                continue
-            product = np.float32(dot_bytes(codes_at + row * width, slopes.ctypes.data, width))
-            place, key = _place_of(row, places, found, several), key_of(order_of(level + step * product), row)
-            found[0, place] = key if place == several else max(found[0, place], key)
-            several += place == several
-    size = min(wanted, several)
-    select(found, 0, several, size)
-    return size
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _place_of(row, places, found, free):
-    """Where a row is among those found; one that is not yet among them gets the place ``free``."""
-    mask = len(places) - 1
-    slot = (row * 0x9E3779B1 >> 7) & mask
-    while places[slot] >= 0 and row_of(found[0, places[slot]]) != row:
-        slot = (slot + 1) & mask
-    if places[slot] < 0:
-        places[slot] = free
-    return places[slot]
+            known = max(row, 0)
+            product = np.float32(dot_bytes(codes_at + known * width, slopes.ctypes.data, width))
+            found[0, several] = key_of(order_of(level + step * product), known)
+            several += row >= 0
+    return several
 
 
 @njit(nogil=True, cache=True, fastmath=True)

@@ -18,7 +18,7 @@ from engine.kernels.exponentials import exp, log
 from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows, padded
-from engine.kernels.ranking import key_of, order_of, row_of, select, sort, value_of
+from engine.kernels.ranking import key_of, number_of, order_of, row_of, select, sort, value_of
 from engine.kernels.scan import ROOM, SPARE, ZERO, Scanned, centre_bytes, find_along, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
@@ -146,19 +146,30 @@ VALUES = st.integers(-5, 5) | st.sampled_from([-(2**31), 2**31 - 1])
 @settings(deadline=None)  # the first call compiles
 @given(st.lists(VALUES, max_size=60), st.data())
 def test_the_largest_come_to_the_front(values: list[int], data: st.DataObject) -> None:
-    """As many as are kept, each still with its row, and sorted if wanted; other lines stay untouched."""
-    keep = data.draw(st.integers(0, len(values)))
-    ordered = sorted(range(len(values)), key=lambda row: (-values[row], row))
+    """Of a part of a line, as many as are kept, each still with its row; what is around it stays untouched."""
+    first = data.draw(st.integers(0, len(values)))
+    keep = data.draw(st.integers(0, len(values) - first))
+    lines = np.full((3, 60), 99)
+    before = lines[1, : len(values)] = [key_of(value, row) for row, value in enumerate(values)]
+    select(lines, 1, first, len(values), keep)
+    assert lines[1, :first].tolist() == before[:first]
+    assert sorted(lines[1, first : first + keep].tolist()) == sorted(
+        sorted(before[first:])[len(values) - first - keep :]
+    )
+    assert sorted(lines[1, first : len(values)].tolist()) == sorted(before[first:])
+    assert (lines[[0, 2]] == 99).all()
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(VALUES, max_size=60))
+def test_the_largest_are_sorted_first(values: list[int]) -> None:
+    """Of equal values the lowest row is."""
     lines = np.full((3, 60), 99)
     lines[1, : len(values)] = [key_of(value, row) for row, value in enumerate(values)]
-    select(lines, 1, len(values), keep)
-    rows = [row_of(key) for key in lines[1, : len(values)].tolist()]
-    assert sorted(rows[:keep]) == sorted(ordered[:keep])
-    assert sorted(rows) == list(range(len(values)))
+    sort(lines, 1, len(values), np.empty(60, np.int64))
+    found = [(value_of(key), row_of(key)) for key in lines[1, : len(values)].tolist()]
+    assert found == sorted(zip(values, range(len(values)), strict=True), key=lambda pair: (-pair[0], pair[1]))
     assert (lines[[0, 2]] == 99).all()
-    sort(lines, 1, keep, np.empty(60, np.int64))
-    found = [(value_of(key), row_of(key)) for key in lines[1, :keep].tolist()]
-    assert found == [(values[row], row) for row in ordered[:keep]]
 
 
 @settings(deadline=None)  # the first call compiles
@@ -177,7 +188,7 @@ def test_keys_that_are_all_equal_are_chosen_from_in_little_time() -> None:
     """A hundred thousand equal ones and one less: were each step to drop one of them, this would take minutes."""
     keys = np.ones((1, 100_001), np.int64)
     keys[0, 0] = 0
-    select(keys, 0, 100_001, 50_000)
+    select(keys, 0, 0, 100_001, 50_000)
     assert keys[0, :50_000].all()
 
 
@@ -265,42 +276,37 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
 
 
 class Neighbourhood(NamedTuple):
-    """Of the columns of items and lanes those that an estimate reads."""
+    """Of the columns of items those that an estimate reads."""
 
     codes: np.ndarray
     scales: np.ndarray
     links: np.ndarray
-    marks: np.ndarray
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**16), parents=st.integers(1, 12), wanted=st.integers(1, 40))
-def test_estimates_are_the_highest_tangents_of_parents(seed: int, parents: int, wanted: int) -> None:
-    """The best unmarked neighbours, each once, by the highest tangent in bytes of the parents that link to it."""
+@given(seed=st.integers(0, 2**16), parents=st.integers(1, 12))
+def test_estimates_are_what_the_tangents_of_parents_say(seed: int, parents: int) -> None:
+    """Of every neighbour, by the tangent, in bytes, of every parent that links to it."""
     rng = np.random.default_rng(seed)
     count, dimensions, degree = 90, 8, 6
     sketch = sketch_of(rng.normal(size=(count, dimensions)).astype(np.float32))
     neighbors = rng.integers(-1, count, (count, degree)).astype(np.int32)
-    marks = (rng.random((2, count)) < 0.4).astype(np.uint8)
     rows = rng.choice(count, parents, replace=False)
     tangents = rng.normal(size=(parents, dimensions + 1)).astype(np.float32)
     found = np.empty((1, parents * degree), np.int64)
-    columns, before = Neighbourhood(sketch.codes, sketch.scales, neighbors, marks), marks.copy()
-    slopes, places = np.zeros((1, sketch.codes.shape[1]), np.int8), np.empty(256, np.int32)
-    size = estimate_neighbors(columns, columns, 1, rows, tangents, parents, slopes, places, found, wanted)
-    expected: dict[int, float] = {}
-    slope = np.zeros((1, dimensions), np.int8)
+    columns = Neighbourhood(sketch.codes, sketch.scales, neighbors)
+    slope = np.zeros((1, sketch.codes.shape[1]), np.int8)
+    size = estimate_neighbors(columns, rows, tangents, parents, slope, found)
+    expected = []
     for place, parent in enumerate(rows):
         step = centre_bytes(tangents, place, sketch.scales, slope, 0)
         for row in neighbors[parent].tolist():
-            if row >= 0 and not marks[1, row]:
-                product = slope[0].astype(int) @ (sketch.codes[row, :dimensions].astype(int) - ZERO)
-                estimate = float(step * product + tangents[place, -1])
-                expected[row] = max(expected.get(row, -np.inf), estimate)
-    best_first = sorted(expected.values(), reverse=True)[:wanted]
-    promised = [expected[row_of(key)] for key in np.sort(found[0, :size])[::-1].tolist()]
-    np.testing.assert_allclose(promised, best_first, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(marks, before)
+            if row >= 0:
+                product = slope[0, :dimensions].astype(int) @ (sketch.codes[row, :dimensions].astype(int) - ZERO)
+                expected.append((row, float(step * product + tangents[place, -1])))
+    assert [row_of(key) for key in found[0, :size].tolist()] == [row for row, _ in expected]
+    estimates = [number_of(value_of(key)) for key in found[0, :size].tolist()]
+    np.testing.assert_allclose(estimates, [estimate for _, estimate in expected], rtol=1e-4, atol=1e-4)
 
 
 def test_clusters_are_what_far_groups_have_in_the_middle() -> None:

@@ -68,7 +68,7 @@ def _choose_near(chosen, items, lanes, table, counts):
             continue
         count = _gather_parents(lanes, lane, parents, planes)
         several = estimate_neighbors(items, parents, planes, count, slopes, found)
-        counts[i] = _take_best(items, lanes, lane, found, several, table, i)
+        counts[i] = take_best(items, lanes, lane, found, several, table, i)
 
 
 @njit(**UNCOUNTED)
@@ -89,7 +89,7 @@ def _gather_parents(lanes, lane, parents, planes):
 
 
 @njit(**UNCOUNTED)
-def _take_best(items, lanes, lane, found, several, table, line):
+def take_best(items, lanes, lane, found, several, table, line):
     """Take the unmarked rows of the largest of several keys, each row once; returns how many are taken.
 
     As many keys as rows are missing have to be looked at in any case: they are the next, in whatever order. Only of
@@ -98,6 +98,8 @@ def _take_best(items, lanes, lane, found, several, table, line):
     wanted, taken, first, narrowed = _left(lanes, lane), 0, 0, 0
     while taken < wanted and first < several:
         if first == narrowed:
+            if first > 0:  # most of the best are marked: before more are selected from, all who are drop out
+                several = _without_marked(lanes, lane, found, first, several)
             narrowed = min(several, first + _ALIKE * (wanted - taken))
             select(found, 0, first, several, narrowed - first)
         stop = min(first + wanted - taken, narrowed)
@@ -110,6 +112,16 @@ def _take_best(items, lanes, lane, found, several, table, line):
             taken = _offer(items, lanes, lane, row_of(found[0, place]), VISITED | BARRED, table, line, taken)
         first = stop
     return taken
+
+
+@njit(**UNCOUNTED)
+def _without_marked(lanes, lane, found, first, several):
+    """Close the gaps that the keys of marked rows leave behind a place; returns how many keys there are then."""
+    kept = first
+    for place in range(first, several):
+        found[0, kept] = found[0, place]
+        kept += lanes.marks[lane, row_of(found[0, place])] == 0
+    return kept
 
 
 @njit(nogil=True, cache=True)

@@ -19,6 +19,7 @@ from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows, padded
 from engine.kernels.ranking import key_of, number_of, order_of, row_of, select, sort, value_of
+from engine.kernels.rounds import take_best
 from engine.kernels.scan import ROOM, SPARE, ZERO, Scanned, centre_bytes, find_along, scan
 from engine.kernels.tangents import cluster, estimate_neighbors
 from engine.sketch import Sketch
@@ -307,6 +308,41 @@ def test_estimates_are_what_the_tangents_of_parents_say(seed: int, parents: int)
     assert [row_of(key) for key in found[0, :size].tolist()] == [row for row, _ in expected]
     estimates = [number_of(value_of(key)) for key in found[0, :size].tolist()]
     np.testing.assert_allclose(estimates, [estimate for _, estimate in expected], rtol=1e-4, atol=1e-4)
+
+
+class Offered(NamedTuple):
+    """Of the columns of items and lanes those that are read and written as rows are taken."""
+
+    versions: np.ndarray
+    wanted: np.ndarray
+    budgets: np.ndarray
+    evaluations: np.ndarray
+    marks: np.ndarray
+    scored: np.ndarray
+
+
+@settings(deadline=None)  # the first call compiles
+@given(seed=st.integers(0, 2**16), several=st.integers(0, 400), wanted=st.integers(0, 60), marked=st.floats(0, 1))
+def test_the_best_rows_are_taken_once_each(seed: int, several: int, wanted: int, marked: float) -> None:
+    """Those of the largest keys that are live and unmarked, whoever hides them; each is visited then."""
+    rng, count = np.random.default_rng(seed), 80
+    rows, values = rng.integers(0, count, several), rng.integers(-50, 50, several)
+    found = np.array(
+        [[key_of(value, row) for value, row in zip(values.tolist(), rows.tolist(), strict=True)]], np.int64
+    )
+    marks = np.zeros((2, count), np.uint8)
+    marks[1] = np.where(rng.random(count) < marked, rng.integers(1, 4, count), 0)
+    versions = np.where(rng.random(count) < 0.9, 1, -1)
+    barred, numbers = marks.copy(), (np.array([0, wanted]), np.array([99, 99]), np.array([0, 3]))
+    columns = Offered(versions, *numbers, marks, np.zeros((2, 100), np.int32))
+    table = np.full((1, 60), -1)
+    taken = take_best(columns, columns, 1, found, several, table, 0)
+    best_first = dict.fromkeys(rows[np.lexsort((rows, -values))].tolist())
+    expected = [row for row in best_first if barred[1, row] == 0 and versions[row] > 0][:wanted]
+    assert sorted(table[0, :taken].tolist()) == sorted(expected)
+    assert (table[0, taken:] == -1).all()
+    assert columns.scored[1, 3 : 3 + taken].tolist() == table[0, :taken].tolist()
+    assert np.flatnonzero((marks != barred)[1]).tolist() == sorted(expected)
 
 
 def test_clusters_are_what_far_groups_have_in_the_middle() -> None:

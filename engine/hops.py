@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
+from engine.columns import read, read_together
 from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.products import padded, power_of_two
 from engine.kernels.stages import FAR, FILL, NEAR, STAGES
-from engine.lanes import Lanes
+from engine.lanes import NO_ROW, Lanes, Results
 from engine.recording import Recorder
 from engine.rounds import Extent, Turn, take_turn
 from engine.tiles import TILE_ROWS
@@ -36,6 +37,13 @@ class TorchHops:
         outcomes += [self._take(index, lanes, mine) for mine in groups[1:]]
         counts, done = torch.cat(outcomes, dim=1).cpu().numpy()
         return np.concatenate(groups), counts, done.astype(np.uint8)
+
+    def results(self, index: ItemIndex, lanes: Lanes, done: np.ndarray) -> list[Results]:
+        """Results of lanes int64[n], less the rows whose item changed or went since it was scored."""
+        kept = lanes.results.rows, lanes.results.scores, lanes.result_versions
+        rows, scores, versions = read_together(done, *kept)
+        good = (rows != NO_ROW) & (versions == read(index.versions, rows))
+        return [(rows[i, mine], scores[i, mine]) for i, mine in enumerate(good)]
 
     def _take(self, index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> torch.Tensor:
         """The turn of lanes int64[n] that do the same: int64[2, n]."""
@@ -71,7 +79,7 @@ def _extent(index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> Extent:
         clusters=int(lanes.clusters[mine].max()) if stage == FAR else 0,
         beam=min(_room(lanes.beam.sizes[mine], _KEPT), columns),
         results=min(_room(lanes.results.sizes[mine], _KEPT), lanes.result_versions.shape[1]),
-        rows=_reach(index.rows, len(index.versions)) if stage == FAR else 0,
+        rows=_reach(index.rows, index.capacity) if stage == FAR else 0,
         grouped=bool(lanes.per_group[mine].any()),
     )
 

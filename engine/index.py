@@ -29,7 +29,7 @@ items points at. These rows' own gradients point at the others that are good by 
 
 
 class ItemIndex:
-    """The columns of a shard as the search needs them; each has room for more rows than are in use (`rows`).
+    """The columns of a shard as the search needs them, each with room (`capacity`) for more rows than in use (`rows`).
 
     versions: int64[rows], 0 for a row never used, positive for a live item, negative for a deleted one. A row's version
     changes whenever the item in it does.
@@ -66,6 +66,7 @@ class ItemIndex:
         self.sketch = Sketch(self.state.shape[1]) if metric.compiled and self.device.type == "cpu" else None
         self.seeds, self.best = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         self._columns: ItemColumns | None = None
+        self.capacity = 0
         self._reserve(1)
 
     @property
@@ -181,10 +182,10 @@ class ItemIndex:
 
     def _reserve(self, rows: int) -> None:
         """Grow the columns to hold ``rows``, by half more than needed so that growing stays rare."""
-        if rows <= len(self.versions):
+        if rows <= self.capacity:
             return
         self._columns = None
-        capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
+        self.capacity = capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
         self.versions = _grown(self.versions, capacity, 0)
         self.links = _grown(self.links, capacity, NO_NEIGHBOR)
         self.attributes = _grown(self.attributes, capacity, 0)

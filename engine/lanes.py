@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from math import inf
+from operator import le
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
-from engine.columns import fill, read_together, write
+from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.columns import LaneColumns
 from engine.kernels.merging import BARRED, open_lanes
@@ -19,6 +20,10 @@ NO_ROW = -1
 NO_SLOT = -1
 MOST_SLOTS = 1_024
 """Rows, the first that a lane scores, whose tangents it has places for."""
+
+
+Results = tuple[np.ndarray, np.ndarray]
+"""Rows int64[n] and their scores float32[n], best first, on the host."""
 
 
 class Ranking:
@@ -162,6 +167,8 @@ class Lanes:
             *(self.walks, self.stages, self.next_stages, self.givens, self.offered, self.wanted, self.pairs),
             *(self.steps, self.rounds, self.quiet, self.evaluations, self.budgets),
         )
+        self._room = (0, 0, 0, 0)  # of beams, results, rows given and rows scored
+        self._known = 0  # rows that there are marks for
         self._columns: LaneColumns | None = None
 
     @property
@@ -197,17 +204,10 @@ class Lanes:
         later: np.ndarray = self.rounds[lanes] > (self.stages[lanes] != SEEDS)
         return later
 
-    def results_of(self, lanes: np.ndarray) -> Sequence[np.ndarray]:
-        """Results of the lanes int64[n] on the host: rows int64[n, k], scores float32[n, k], versions int64[n, k]."""
-        if self._remember:
-            columns = self.columns
-            return columns.result_rows[lanes], columns.result_scores[lanes], columns.result_versions[lanes]
-        return read_together(lanes, self.results.rows, self.results.scores, self.result_versions)
-
     def fit(self, index: ItemIndex) -> None:
         """Make room for rows that the index got since the lanes were made; new rows are unvisited."""
-        known = max(0, self.marks.shape[1] - 1)
-        missing = len(index.versions) - known
+        known, self._known = self._known, index.capacity
+        missing = index.capacity - known
         if missing > 0:
             # A row that did not exist at admission may be returned unless a filter chose the rows.
             added = torch.from_numpy(np.append(self.filtered, False) * np.uint8(BARRED)).to(index.device)
@@ -232,16 +232,11 @@ class Lanes:
 
     def _reserve(self, most: Numbers) -> None:
         """Widen the columns for what comes: of each number the largest."""
-        beam, k, given = most.beam, most.k, power_of_two(most.givens)
         scored = most.givens + min(most.rounds, MOST_SLOTS) * min(most.pairs, MOST_SLOTS)
-        scored = min(power_of_two(scored), MOST_SLOTS) + 1
-        if (
-            beam <= self.unexpanded.shape[1]
-            and k <= self.result_versions.shape[1]
-            and scored <= min(self.scored.shape[1], self.tangents.shape[1])
-            and given <= self.given.shape[1]
-        ):
+        room = most.beam, most.k, power_of_two(most.givens), min(power_of_two(scored), MOST_SLOTS) + 1
+        if all(map(le, room, self._room)):
             return
+        self._room = beam, k, given, scored = tuple(map(max, room, self._room))
         self.beam.reserve(beam)
         self.results.reserve(k)
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)

@@ -72,7 +72,7 @@ def _found(index: ItemIndex, rows: np.ndarray, width: int) -> np.ndarray:
         if index.sketch is None:
             found[part] = _along(index, slopes, rows[part], width)
         else:
-            marks = np.zeros((1, len(index.versions)), np.uint8)
+            marks = np.zeros((1, index.capacity), np.uint8)
             given = slopes.numpy(), rows[part], index.columns, index.rows, marks, matrix_unit()
             over_lanes(find_along, len(slopes), *given, found[part])
     return found
@@ -89,7 +89,7 @@ def _slopes(index: ItemIndex, rows: np.ndarray, users: Users) -> torch.Tensor:
 
 def _along(index: ItemIndex, slopes: torch.Tensor, rows: np.ndarray, width: int) -> np.ndarray:
     """What `engine.kernels.scan.find_along` finds, in plain torch."""
-    marks = torch.zeros(1, len(index.versions), dtype=torch.uint8, device=index.device)
+    marks = torch.zeros(1, index.capacity, dtype=torch.uint8, device=index.device)
     nobody = torch.zeros(len(rows), dtype=torch.int64, device=index.device)
     whole = padded(index.rows, ROW_BLOCK)
     found = farthest(index, marks, nobody, slopes[:, None], width + 1, whole)[:, 0]

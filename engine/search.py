@@ -13,14 +13,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine.columns import read
 from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.hops import TorchHops
 from engine.index import ItemIndex
 from engine.kernels.stages import FAR, advance
 from engine.kernels.steps import CompiledHops
-from engine.lanes import NO_ROW, Given, Lanes
+from engine.lanes import Given, Lanes
 from engine.query import Answer, Query, SearchParams, Stop
 
 QUIET_ROUNDS = 2
@@ -41,21 +40,20 @@ class ParallelSearch:
     def __init__(self, index: ItemIndex, lanes: int = 64) -> None:
         self.index = index
         self.lanes = Lanes(lanes, index)
-        self._hop_of = TorchHops(index.device).hop if index.sketch is None else CompiledHops(lanes).hop
+        self._hops = TorchHops(index.device) if index.sketch is None else CompiledHops(lanes)
         self._scanned = False
         self._lane_seconds = 0.0
 
     def admit(self, queries: Sequence[Query]) -> list[int]:
-        """Put queries into free lanes; returns the lane of each.
+        """Put queries that `check` has let through into free lanes; returns the lane of each.
 
-        Raises InvalidQuery for rows that do not exist or when there are more queries than free lanes.
+        Raises InvalidQuery when there are more queries than free lanes.
         """
         free = self.lanes.free()
         if len(queries) > len(free):
             raise InvalidQuery("queries", f"{len(queries)} for {len(free)} free lanes")
         if len(queries) == 0:
             return []
-        self._check_all(queries)
         chosen = free[: len(queries)]
         self.lanes.fit(self.index)
         rounds = rounds_of(self.index, queries)  # first, for it waits for a device
@@ -91,7 +89,7 @@ class ParallelSearch:
         self.lanes.release([lane])
 
     def check(self, query: Query) -> None:
-        """Raise `InvalidQuery` for a query that does not fit this index as it is now."""
+        """Raise `InvalidQuery` for a query that does not fit this index; one that does still will when it has grown."""
         if query.vector is not None and query.vector.shape != (self.index.metric.dimensions,):
             raise InvalidQuery("vector", f"has {query.vector.size} dimensions, not {self.index.metric.dimensions}")
         for name in ("history_rows", "excluded"):
@@ -100,14 +98,6 @@ class ParallelSearch:
                 raise InvalidQuery(name, f"a row outside of 0 … {self.index.rows - 1}")
         if query.mask is not None and len(query.mask) > self.index.rows:
             raise InvalidQuery("mask", f"covers {len(query.mask)} rows of {self.index.rows}")
-
-    def _check_all(self, queries: Sequence[Query]) -> None:
-        """`check` for many, which looks at each of them only where one may be amiss."""
-        rows = np.concatenate([rows for query in queries for rows in (query.history_rows, query.excluded)])
-        odd = any(query.vector is not None or query.mask is not None for query in queries)
-        if odd or (rows.size and not 0 <= rows.min() <= rows.max() < self.index.rows):
-            for query in queries:
-                self.check(query)
 
     def _given(self, query: Query, rounds: int) -> Given:
         """What the first steps of a query score: all that its filter lets through, where that is little, or seeds."""
@@ -136,7 +126,7 @@ class ParallelSearch:
         worth = int(len(running) * self._lane_seconds / THREAD_SECONDS)
         threads = max(1, min(torch.get_num_threads(), len(running), worth))
         began = time.perf_counter()
-        outcome = self._hop_of(self.index, self.lanes, running, threads)
+        outcome = self._hops.hop(self.index, self.lanes, running, threads)
         seconds = (time.perf_counter() - began) * threads / len(running)
         self._lane_seconds += _SMOOTHING * (seconds - self._lane_seconds)
         return outcome
@@ -146,12 +136,11 @@ class ParallelSearch:
     def _retire(self, done: np.ndarray, stop: Stop) -> list[tuple[int, Answer]]:
         """Free lanes int64[n]; each with its results, less the rows whose item changed or went since it was scored."""
         lanes = self.lanes
-        rows, scores, versions = lanes.results_of(done)
-        kept = (rows != NO_ROW) & (versions == read(self.index.versions, rows))
-        counted, whole = (lanes.evaluations[done].tolist(), lanes.steps[done].tolist()), bool(kept.all())
+        results = self._hops.results(self.index, lanes, done)
+        counted = lanes.evaluations[done].tolist(), lanes.steps[done].tolist()
         answers = [
-            Answer(mine if whole else mine[good], values if whole else values[good], evaluations, steps, stop)
-            for mine, values, good, evaluations, steps in zip(rows, scores, kept, *counted, strict=True)
+            Answer(rows, scores, evaluations, steps, stop)
+            for (rows, scores), evaluations, steps in zip(results, *counted, strict=True)
         ]
         lanes.release(done)
         return list(zip(done.tolist(), answers, strict=True))
@@ -164,6 +153,8 @@ def search(index: ItemIndex, queries: Sequence[Query], lanes: int = 64) -> list[
 
 def answered(running: ParallelSearch, queries: Sequence[Query]) -> list[Answer]:
     """Answer queries in lanes that are free, refilling them as they become so; answers in the order of the queries."""
+    for query in queries:
+        running.check(query)
     answers: dict[int, Answer] = {}
     owner: dict[int, int] = {}
     waiting = iter(range(len(queries)))

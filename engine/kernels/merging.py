@@ -97,6 +97,24 @@ def merge(chosen, items, lanes, table, counts, scores, tangents, done):
             done[i] |= BARREN
 
 
+@njit(nogil=True, cache=True)
+def collect(chosen, versions, result_rows, result_scores, result_versions):
+    """The results of lanes int64[n], less the rows whose item changed or went since it was scored.
+
+    Returns rows int64[n, k], scores float32[n, k], and how many of them each has, int64[n].
+    """
+    shape = (len(chosen), result_rows.shape[1])
+    rows, scores, counts = np.empty(shape, np.int64), np.empty(shape, np.float32), np.zeros(len(chosen), np.int64)
+    for i in range(len(chosen)):
+        lane = chosen[i]
+        for place in range(shape[1]):
+            row = result_rows[lane, place]
+            if row >= 0 and versions[row] == result_versions[lane, place]:
+                rows[i, counts[i]], scores[i, counts[i]] = row, result_scores[lane, place]
+                counts[i] += 1
+    return rows, scores, counts
+
+
 @njit(**UNCOUNTED)
 def _is_barren(lanes, lane):
     for place in range(lanes.beam_sizes[lane]):

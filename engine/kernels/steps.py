@@ -11,7 +11,7 @@ from engine.kernels.byte_products import matrix_unit
 from engine.kernels.gate import new_gate
 from engine.kernels.hops import Hop, HopKernel, deal
 from engine.kernels.team import Team
-from engine.lanes import NO_ROW, Lanes
+from engine.lanes import NO_ROW, Lanes, Results
 
 _NO_TANGENTS = np.empty((0, 0, 0), np.float32)
 
@@ -49,6 +49,13 @@ class CompiledHops:
                     kernel.hop(self._gate, True, *arguments)
         several = len(running)
         return hop.chosen[:several], hop.counts[:several], hop.done[:several]
+
+    def results(self, index: ItemIndex, lanes: Lanes, done: np.ndarray) -> list[Results]:
+        """Results of lanes int64[n], less the rows whose item changed or went since it was scored."""
+        columns = lanes.columns
+        kept = columns.result_rows, columns.result_scores, columns.result_versions
+        rows, scores, counts = merging.collect(done, index.columns.versions, *kept)
+        return [(rows[i, :count], scores[i, :count]) for i, count in enumerate(counts.tolist())]
 
     def _kernel_of(self, index: ItemIndex, lanes: Lanes) -> HopKernel | None:
         """How the index's metric scores; the same object while it reads the same columns."""

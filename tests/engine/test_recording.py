@@ -116,7 +116,7 @@ def test_recorded_turns_find_what_others_find(name: str, request: pytest.Fixture
         request.getfixturevalue("recordings")
     rng, index = np.random.default_rng(7), random_index(METRICS[name](), rows=300, device=device_of(name))
     running = ParallelSearch(index, lanes=9)
-    hops = running._hop_of.__self__  # type: ignore[attr-defined]
+    hops = running._hops  # type: ignore[attr-defined]
     assert isinstance(hops, TorchHops)
     hops._recorder.records = True
     queries = [

@@ -94,7 +94,7 @@ def test_threads_that_stand_by_follow_an_index_that_grows(monkeypatch: pytest.Mo
         running = ParallelSearch(index, lanes=len(asked))
         running.admit(asked)
         running.step()
-        team = running._hop_of.__self__._team  # type: ignore[attr-defined]
+        team = running._hops._team  # type: ignore[attr-defined]
         rows = np.arange(60, 2_200)
         vectors = rng.normal(size=(len(rows), 12)).astype(np.float32)
         biases = rng.normal(0, 0.3, (len(rows), 4)).astype(np.float32)
@@ -102,7 +102,7 @@ def test_threads_that_stand_by_follow_an_index_that_grows(monkeypatch: pytest.Mo
         answers: dict[int, Answer] = {}
         while len(answers) < len(asked):
             answers.update(running.step())
-        hops = running._hop_of.__self__  # type: ignore[attr-defined]
+        hops = running._hops  # type: ignore[attr-defined]
         assert threads == 1 or team is not hops._team is not None
         found.append([answers[lane] for lane in range(len(asked))])
     assert all(map(same, *found))

@@ -57,6 +57,7 @@ class FixedBatches:
 
     def submit(self, number: int, query: Query) -> None:
         """Let it wait for a batch."""
+        self._search.check(query)
         self._waiting.append((number, query, time.monotonic()))
 
     def step(self) -> list[tuple[int, Answer]]:

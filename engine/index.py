@@ -8,7 +8,9 @@ import torch
 
 from engine.errors import InvalidColumns
 from engine.filters import Filter, compiled_mask, plain_mask
+from engine.kernels.byte_products import GROUPS
 from engine.kernels.columns import ItemColumns
+from engine.kernels.instructions import LANES
 from engine.kernels.products import padded
 from engine.metric import Metric
 from engine.sketch import Sketch
@@ -17,7 +19,7 @@ Writes = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 """Column name → [(rows int64[n], values [n, width]), …], in the order in which they apply."""
 
 NO_NEIGHBOR = -1
-ROW_BLOCK = 64
+ROW_BLOCK = GROUPS * LANES
 """The columns have room for whole blocks of rows."""
 
 DEFAULT_SEEDS = 32

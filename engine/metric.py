@@ -108,12 +108,14 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        own = read_each(state, [query.history_rows for query in queries if query.vector is None])
-        means = (items.mean(axis=0) if len(items) else np.zeros(self.dimensions, np.float32) for items in own)
-        vectors = [
-            next(means) if query.vector is None else query_vector(query.vector, self.dimensions) for query in queries
-        ]
-        write(users[0], lanes, np.array(vectors))
+        own = iter(read_each(state, [query.history_rows for query in queries if query.vector is None]))
+        vectors = np.zeros((len(queries), self.dimensions), np.float32)
+        for line, query in zip(vectors, queries, strict=True):
+            if query.vector is not None:
+                line[:] = query_vector(query.vector, self.dimensions)
+            elif len(items := next(own)):
+                line[:] = items.mean(axis=0)
+        write(users[0], lanes, vectors)
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""

@@ -30,7 +30,7 @@ class Search(Protocol):
         """Raise `InvalidQuery` for a query that cannot be run."""
 
     def admit(self, queries: list[Query]) -> list[int]:
-        """Put queries that were checked into free lanes; returns the lane of each."""
+        """Put queries, each checked before, into free lanes; returns the lane of each."""
 
     def step(self) -> list[tuple[int, Answer]]:
         """One hop for every lane whose time is not up; the lanes that are done, and free again, with their answers."""

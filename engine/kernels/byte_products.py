@@ -33,7 +33,7 @@ CENTRES = 16 if FEATURES.get("amx-int8") else 8
 """Centres of a block: as many as the matrix unit takes, or as vectors have sums for."""
 
 GROUPS = 4
-"""Groups of LANES rows of a block."""
+"""Groups of LANES rows of a block: as many rows as a uint64 has bits, one for each."""
 
 MATRIX_QUADS = 16
 """Fours of dimensions that the matrix unit takes at once."""
@@ -111,6 +111,7 @@ def multiply_by_vectors(typing: Any, groups: Any, quads: Any, centres: Any, coun
     """Inner products of GROUPS · LANES rows with ``count`` centres at least: out, int32[GROUPS, CENTRES, LANES].
 
     groups: uint8[GROUPS, quads, LANES, 4], four dimensions of each row after the other. centres: int8[CENTRES, stride].
+    Where there are no centres any more nothing is written.
     """
     several, together = _SUMMED
 

@@ -20,8 +20,8 @@ from engine.kernels.tangents import cluster, estimate_neighbors
 EXTRA_FOUND = 2
 """How many times its share a centre finds, since two may find the same."""
 
-_ALIKE = 2
-"""How many times as many links as rows are missing are set apart at a time, since several lead to the same."""
+_BATCH = 2
+"""How many times as many links as rows are missing are selected at a time, since several lead to the same."""
 
 
 @njit(nogil=True, cache=True)
@@ -92,15 +92,16 @@ def _gather_parents(lanes, lane, parents, planes):
 def take_best(items, lanes, lane, found, several, table, line):
     """Take the unmarked rows of the largest of several keys, each row once; returns how many are taken.
 
-    As many keys as rows are missing have to be looked at in any case: they are the next, in whatever order. Only of
-    these it is asked whether they are marked: of all, that would be as much to read as their bytes are.
+    As many keys as rows are missing have to be looked at in any case: they are the next, in whatever order. Only these
+    are asked whether they are marked, unless a whole batch did not do: for all, that would be as much to read as the
+    bytes of their rows.
     """
     wanted, taken, first, narrowed = _left(lanes, lane), 0, 0, 0
     while taken < wanted and first < several:
         if first == narrowed:
-            if first > 0:  # most of the best are marked: before more are selected from, all who are drop out
+            if first > 0:  # the batch did not do: all marked ones drop out before the next is selected
                 several = _without_marked(lanes, lane, found, first, several)
-            narrowed = min(several, first + _ALIKE * (wanted - taken))
+            narrowed = min(several, first + _BATCH * (wanted - taken))
             select(found, 0, first, several, narrowed - first)
         stop = min(first + wanted - taken, narrowed)
         select(found, 0, first, narrowed, stop - first)
@@ -130,13 +131,13 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
 
     From bytes, each block of rows read once for all lanes.
     """
-    several, room = 0, 0
+    looking, room = 0, 0
     for lane in chosen:
         if lanes.stages[lane] == FAR:
-            several, room = several + 1, max(room, lanes.clusters[lane])
-    if several == 0:
+            looking, room = looking + 1, max(room, lanes.clusters[lane])
+    if looking == 0:
         return
-    places = (several * room + CENTRES - 1) // CENTRES * CENTRES
+    places = (looking * room + CENTRES - 1) // CENTRES * CENTRES
     centres, owners = np.zeros((places, 4 * items.interleaved.shape[1]), np.int8), np.full(places, -1)
     keeps, ends = np.ones(places, np.int64), np.zeros(len(chosen), np.int64)
     width, made = lanes.tangents.shape[2] - 1, 0

@@ -88,8 +88,8 @@ def centre_bytes(centres, c, scales, out, place):
 def scan(scanned, keeps, found, sizes, matrix_unit, spare):
     """The live rows of the largest products of each centre, largest first, without those that their lane has marked.
 
-    keeps: int64[C], rows wanted. found: int64[C, ≥ ROOM · keep] is filled with keys of products and rows, sizes:
-    int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
+    keeps: int64[C], rows wanted, 1 at least. found: int64[C, ≥ ROOM · keep] is filled with keys of products and rows,
+    sizes: int64[C] says how far. matrix_unit: see `engine.kernels.byte_products.matrix_unit`.
 
     A first pass over a part of the groups finds a floor that some more than the wanted rows are above, so that few are
     ever kept and given up again: so many are to spare in the part. Should it be too high, a centre gets fewer rows;
@@ -101,7 +101,7 @@ def scan(scanned, keeps, found, sizes, matrix_unit, spare):
     scratch = Scratch(products, np.empty((2, 64), np.uint8))
     for c in range(count):
         if scanned.owners[c] < 0:
-            floors[c] = _HIGHEST
+            floors[c] = _HIGHEST  # its products may never be made
         some[c] = min(keeps[c], keeps[c] // _SAMPLE + spare)
     if scanned.rows > 8 * LANES * _SAMPLE:
         _scan_every(scanned, _SAMPLE, some, floors, found, sizes, scratch, matrix_unit)
@@ -114,8 +114,8 @@ def scan(scanned, keeps, found, sizes, matrix_unit, spare):
 def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found):
     """The live rows farthest along slopes float32[n, S], farthest first, each without its own, int64[n].
 
-    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: uint8[1, N], whom nobody is
-    to find. found: int64[n, width], −1 so far.
+    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: as in
+    `Scanned`, of one lane. found: int64[n, width], −1 so far.
     """
     count, width = last - first, found.shape[1]
     places = (count + CENTRES - 1) // CENTRES * CENTRES
@@ -217,7 +217,7 @@ def _collect(scanned, products, turn, some, group, first, keeps, floors, found, 
             bits &= bits - np.uint64(1)
             found[c, size] = key_of(products[turn, place // LANES, i, place % LANES], row + place)
             size += 1
-            if size == room:
+            if size >= room:
                 sizes[c] = size
                 _choose(scanned, keeps, floors, found, sizes, c)
                 size = sizes[c]

@@ -17,7 +17,7 @@ _LINE = 64
 """Bytes in a line of the cache."""
 
 _TILE = 8
-"""Vectors that come nearer together."""
+"""Rows whose vectors are fetched at a time."""
 
 _REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # infinities mean something here
 
@@ -39,7 +39,7 @@ def fetch(state, rows, line, last, start, several):
     Of those from ``start`` on, or, where the line ends before, of the first of the next line before ``last``. Whoever
     scores some rows lets the next ones come meanwhile: states are large, and they lie anywhere.
     """
-    if start >= rows.shape[1] or rows[line, start] < 0:
+    if line < last and (start >= rows.shape[1] or rows[line, start] < 0):
         line, start = line + 1, 0
     if line >= last:
         return

@@ -419,6 +419,19 @@ def test_a_lane_forgets_who_was_in_it_before(name: str) -> None:
         assert same(search(index, [query, wide], lanes=1)[1], exhaustive(index, [wide])[0])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_lane_forgets_a_filter_after_the_index_has_grown(compiled: bool) -> None:
+    """Rows that came while nobody was in the lane are found by the next one, who asks for all."""
+    rng, index = np.random.default_rng(6), random_index(mlp_metric(compiled=compiled), rows=60)
+    running = ParallelSearch(index, lanes=1)
+    answered(running, [Query(SearchParams(k=5, budget=100), mask=np.arange(60) < 5)])
+    rows = np.arange(60, 1_100)
+    vectors = rng.normal(size=(len(rows), 12)).astype(np.float32)
+    insert(index, rows, vectors, np.zeros((len(rows), 4), np.float32), 7, GraphParams(candidates=24))
+    [answer] = answered(running, [Query(SearchParams(k=index.rows, beam=index.rows))])
+    assert sorted(answer.rows.tolist()) == list(range(index.rows))
+
+
 @pytest.mark.parametrize("field", ["history_rows", "excluded"])
 def test_rows_outside_of_the_index_are_refused(field: str) -> None:
     """A row that does not exist is an error that names the field, not a crash in a kernel."""

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_a_request_filters_by_what_it_names(
     tags: tuple[str, ...], any_tags: tuple[str, ...], low: float | None, above: float | None
 ) -> None:
     """An end of the range that is left open is infinite; a request that names nothing has no filter."""
-    high = above if low is None or above is None else low + above
+    high = above if low is None or above is None else min(low + above, sys.float_info.max)
     request = RecommendRequest(user="u", tags=tags, any_tags=any_tags, min_number=low, max_number=high, max_per_group=1)
     wanted = filter_of(request)
     if wanted is None:

@@ -209,7 +209,8 @@ class Lanes:
         known, self._known = self._known, index.capacity
         missing = index.capacity - known
         if missing > 0:
-            # A row that did not exist at admission may be returned unless a filter chose the rows.
+            # A row that did not exist at admission may be returned unless a filter chose the rows. Lanes that are free
+            # by now keep their filter's marks until they are opened for the next.
             added = torch.from_numpy(np.append(self.filtered, False) * np.uint8(BARRED)).to(index.device)
             self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + 1)], dim=1)
             self._columns = None

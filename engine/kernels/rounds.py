@@ -92,9 +92,10 @@ def _gather_parents(lanes, lane, parents, planes):
 def take_best(items, lanes, lane, found, several, table, line):
     """Take the unmarked rows of the largest of several keys, each row once; returns how many are taken.
 
-    As many keys as rows are missing have to be looked at in any case: they are the next, in whatever order. Only these
-    are asked whether they are marked, unless a whole batch did not do: for all, that would be as much to read as the
-    bytes of their rows.
+    What several parents link to counts with the largest of their estimates: where δ is convex, as the log of a sum of
+    exponentials is, each is a lower bound. As many keys as rows are missing have to be looked at in any case: they are
+    the next, in whatever order. Only these are asked whether they are marked, unless a whole batch did not do: for all,
+    that would be as much to read as the bytes of their rows.
     """
     wanted, taken, first, narrowed = _left(lanes, lane), 0, 0, 0
     while taken < wanted and first < several:

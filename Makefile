@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/hopstream demo $(ARGS)
 
-# Each process has servers of its own, so not one for every core of a large machine.
+# Each process has servers of its own, so not one for every core of a large machine. One that dies ends the run: its
+# test would be begun again and again.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -80,7 +80,10 @@ class Given(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What the host keeps of a lane, or of all: beam and k, the sizes of its lists, and others as in `Lanes`."""
+    """What the host keeps of a lane, or of all: beam and k, the sizes of its lists, and others as in `Lanes`.
+
+    whole: whether other rows may be marked than those that it scored, or than there is room for in `Lanes.scored`.
+    """
 
     beam: Any
     k: Any
@@ -98,11 +101,15 @@ class Numbers(NamedTuple):
     quiet: Any
     steps: Any
     evaluations: Any
+    running: Any
+    walks: Any
+    filtered: Any
+    whole: Any
 
     @classmethod
     def of(cls, query: Query, given: Given) -> Self:
         """Those of a query at its admission."""
-        params, givens = query.params, sum(map(len, given.rows))
+        params, givens, filtered = query.params, sum(map(len, given.rows)), query.mask is not None
         return cls(
             beam=params.beam,
             k=params.k,
@@ -121,10 +128,14 @@ class Numbers(NamedTuple):
             quiet=0,
             steps=0,
             evaluations=0,
+            running=True,
+            walks=given.rounds > 0,
+            filtered=filtered,
+            whole=filtered,
         )
 
 
-_GIVENS = Numbers._fields.index("givens")
+_GIVENS, _WHOLE = map(Numbers._fields.index, ("givens", "whole"))
 
 
 class Lanes:
@@ -150,6 +161,8 @@ class Lanes:
         self.givens, self.offered, self.wanted = numbers.givens, numbers.offered, numbers.wanted
         self.stages, self.next_stages, self.quiet = numbers.stages, numbers.next_stages, numbers.quiet
         self.steps, self.evaluations = numbers.steps, numbers.evaluations
+        self.running: np.ndarray = numbers.running
+        self.walks, self.filtered, self._whole = numbers.walks, numbers.filtered, numbers.whole
         self.result_versions = torch.zeros(several, 0, dtype=torch.int64, device=device)
         self.given = torch.zeros(several, 1, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(several, 0, dtype=torch.bool, device=device)
@@ -157,12 +170,9 @@ class Lanes:
         self.tangents = torch.zeros(several, 0, index.state.shape[1] + 1, device=device)
         self.scored = torch.zeros(several, 0, dtype=torch.int32, device=device)
         self.marks = torch.zeros(several, 0, dtype=torch.uint8, device=device)
-        self.running, self.walks, self.filtered = np.zeros((3, count), dtype=bool)
         self.deadlines = np.full(count, inf)
         self._remember = index.sketch is not None
-        # Lanes in which other rows than those scored may be marked, and those that were marked at admission.
-        self._whole = np.zeros(count, dtype=bool)
-        self._excluded: dict[int, np.ndarray] = {}
+        self._excluded: dict[int, np.ndarray] = {}  # rows that a lane's query excludes, to be unmarked behind it
         self.progress = Progress(
             *(self.walks, self.stages, self.next_stages, self.givens, self.offered, self.wanted, self.pairs),
             *(self.steps, self.rounds, self.quiet, self.evaluations, self.budgets),
@@ -197,7 +207,8 @@ class Lanes:
 
     def free(self) -> np.ndarray:
         """int64[n]: the lanes that hold no query."""
-        return (~self.running).nonzero()[0]
+        free: np.ndarray = (self.running == 0).nonzero()[0]
+        return free
 
     def later(self, lanes: np.ndarray) -> np.ndarray:
         """bool[n]: which of the lanes int64[n] have a round behind their next step, that will want its tangents."""
@@ -211,7 +222,7 @@ class Lanes:
         if missing > 0:
             # A row that did not exist at admission may be returned unless a filter chose the rows. Lanes that are free
             # by now keep their filter's marks until they are opened for the next.
-            added = torch.from_numpy(np.append(self.filtered, False) * np.uint8(BARRED)).to(index.device)
+            added = torch.from_numpy(np.append(self.filtered != 0, False) * np.uint8(BARRED)).to(index.device)
             self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + 1)], dim=1)
             self._columns = None
 
@@ -219,16 +230,15 @@ class Lanes:
         """Put queries into free lanes int64[n], each with what its first steps score."""
         asked = np.array([Numbers.of(*pair) for pair in zip(queries, given, strict=True)])
         self._reserve(Numbers(*asked.max(axis=0).tolist()))
-        given_rows = np.concatenate([rows for each in given for rows in each.rows])
-        self._open(lanes, given_rows, np.ascontiguousarray(asked[:, _GIVENS]))
+        self._open(lanes, asked, np.concatenate([rows for each in given for rows in each.rows]))
         self._mark(lanes, queries)
-        self._numbers[:, lanes] = asked.T
-        self.running[lanes], self.walks[lanes] = True, self.rounds[lanes] > 0
-        self.deadlines[lanes] = [inf if query.deadline is None else query.deadline for query in queries]
+        for lane, query in zip(lanes.tolist(), queries, strict=True):
+            if query.deadline is not None:
+                self.deadlines[lane] = query.deadline
 
     def release(self, lanes: Sequence[int] | np.ndarray) -> None:
         """Free lanes."""
-        self.running[lanes] = False
+        self.running[lanes] = 0
         self.deadlines[lanes] = inf
 
     def _reserve(self, most: Numbers) -> None:
@@ -252,8 +262,6 @@ class Lanes:
 
     def _mark(self, lanes: np.ndarray, queries: Sequence[Query]) -> None:
         """Bar what each query's filter leaves out and what it excludes."""
-        self.filtered[lanes] = [query.mask is not None for query in queries]
-        self._whole[lanes] = self.filtered[lanes]
         for lane, query in zip(lanes.tolist(), queries, strict=True):
             if query.mask is not None:
                 barred = np.full(self.marks.shape[1], BARRED, np.uint8)
@@ -262,25 +270,28 @@ class Lanes:
             if len(query.excluded) and self._remember:
                 self._excluded[lane] = query.excluded
         excluded = [query.excluded for query in queries]
-        owners = np.repeat(lanes, [len(rows) for rows in excluded])
-        if len(owners):
+        if any(map(len, excluded)):
+            owners = np.repeat(lanes, [len(rows) for rows in excluded])
             write(self.marks, (owners, np.concatenate(excluded, dtype=np.int64, casting="unsafe")), BARRED)
 
-    def _open(self, lanes: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> None:
-        """Empty the lists, unmark all rows and write down those scored first, int64[m], so many for each lane.
+    def _open(self, lanes: np.ndarray, asked: np.ndarray, rows: np.ndarray) -> None:
+        """Empty the lists, unmark all rows, and write down the numbers int64[n, …] of each and what it scores first.
 
-        In compiled code only those are unmarked that the last search touched. rows: one lane's after another's, as one
-        may be given ten thousand, the others thirty.
+        In compiled code only those are unmarked that the last search touched. rows: int64[m], one lane's after
+        another's, as one may be given ten thousand, the others thirty.
         """
         if not self._remember:
             lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
             fill(lanes, (self.marks, 0), *lists, (self.results.rows, NO_ROW))
+            counts = asked[:, _GIVENS]
             firsts = np.repeat(counts.cumsum() - counts, counts)
             write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), rows)
+            self._numbers[:, lanes] = asked.T
             return
-        open_lanes(lanes, self._whole, rows.astype(np.int64, copy=False), counts, self.columns)
         for lane in self._excluded.keys() & set(lanes.tolist()):
             write(self.marks[lane], self._excluded.pop(lane), 0)
+        rows = rows.astype(np.int64, copy=False)
+        open_lanes(lanes, asked, (_GIVENS, _WHOLE), self._numbers, rows, self.columns)
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

@@ -108,14 +108,12 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        own = iter(read_each(state, [query.history_rows for query in queries if query.vector is None]))
-        vectors = np.zeros((len(queries), self.dimensions), np.float32)
-        for line, query in zip(vectors, queries, strict=True):
-            if query.vector is not None:
-                line[:] = query_vector(query.vector, self.dimensions)
-            elif len(items := next(own)):
-                line[:] = items.mean(axis=0)
-        write(users[0], lanes, vectors)
+        histories = [query.history_rows for query in queries if query.vector is None]
+        own = map(_mean, read_each(state, histories)) if histories else iter(())
+        vectors = [
+            next(own) if query.vector is None else query_vector(query.vector, self.dimensions) for query in queries
+        ]
+        write(users[0], lanes, np.array(vectors))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """Relevance float32[n, p]."""
@@ -207,6 +205,12 @@ def pair_arrays(
 def with_intercepts(scores: torch.Tensor, gradients: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """Tangents [..., S + 1] of gradients [..., S] at rows of these states [..., S] and scores [...]."""
     return torch.cat([gradients, (scores - (gradients * states).sum(dim=-1))[..., None]], dim=-1)
+
+
+def _mean(vectors: np.ndarray) -> np.ndarray:
+    """float32[D] of vectors float32[n, D]; of none, zeros."""
+    mean: np.ndarray = vectors.sum(axis=0) / max(1, len(vectors))
+    return mean
 
 
 def query_vector(vector: np.ndarray, dimensions: int) -> np.ndarray:

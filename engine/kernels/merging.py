@@ -17,24 +17,29 @@ _BLOCK = 64
 
 
 @njit(**UNCOUNTED)
-def open_lanes(chosen, whole, rows, counts, lanes):
-    """Empty the lists of lanes int64[n], unmark what they scored last, and write down what they score first.
+def open_lanes(chosen, asked, places, numbers, rows, lanes):
+    """Empty the lists of lanes int64[n], unmark what they scored last, and write down what comes into them.
 
-    They unmark all rows where others may be marked too, ``whole`` bool[lanes]. rows: int64[m], the first counts[0] for
-    the first of them, and so on.
+    asked: int64[n, …], what becomes their ``numbers`` int64[…, lanes]; places: where among these stand how many rows a
+    lane is given, and whether others may be marked than those that it scored: then all are unmarked. rows: int64[m],
+    those given to the first of them, and so on.
     """
+    givens, whole = places
     first = 0
     for i in range(len(chosen)):
         lane = chosen[i]
-        for place in range(counts[i]):
+        for place in range(asked[i, givens]):
             lanes.given[lane, place] = rows[first + place]
-        first += counts[i]
+        first += asked[i, givens]
         lanes.beam_scores[lane], lanes.beam_rows[lane] = -np.inf, -1
         lanes.result_scores[lane], lanes.result_rows[lane] = -np.inf, -1
-        if whole[lane] or lanes.evaluations[lane] > lanes.scored.shape[1]:
+        scored, room = lanes.evaluations[lane], lanes.scored.shape[1]
+        if numbers[whole, lane] or scored > room:
             lanes.marks[lane] = 0
-        for slot in range(min(lanes.evaluations[lane], lanes.scored.shape[1])):
+        for slot in range(min(scored, room)):
             lanes.marks[lane, lanes.scored[lane, slot]] = 0
+        for number in range(len(numbers)):
+            numbers[number, lane] = asked[i, number]
 
 
 @njit(**UNCOUNTED)

@@ -49,6 +49,16 @@ class _Running(Generic[Ticket]):
     ends_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step that was made: when it began, how long it took, and whether there was work for another behind it."""
+
+    pairs: float = 0.0
+    began: float = 0.0
+    seconds: float = 0.0
+    another: bool = False
+
+
 class Scheduler(Generic[Ticket]):
     """Admits queries into lanes as these become free; never waits for a batch to fill or to finish.
 
@@ -72,6 +82,7 @@ class Scheduler(Generic[Ticket]):
         self._costs, self._step_times = QueryCosts(), StepTimes()
         self._lightest = inf
         self._steps = 0
+        self._last = _Step()
 
     def submit(self, ticket: Ticket, query: Query, priority: Priority = Priority.NORMAL) -> None:
         """Queue a query; its answer leaves `step` with the ticket.
@@ -102,13 +113,13 @@ class Scheduler(Generic[Ticket]):
     def step(self) -> list[tuple[Ticket, Answer]]:
         """Schedule, run, retire. A query whose time is up before a lane is free is answered without computing."""
         began = self._clock()
+        self._learn_step(began)
         answers = [(ticket, UNANSWERED) for ticket in self._queue.expire(began)]
         pairs = self._admit(began)
-        finished = self._search.step()
-        if pairs:
-            self._step_times.learn(pairs, self._clock() - began)
+        answers += [self._retired(lane, answer) for lane, answer in self._search.step()]
         self._steps += 1
-        return answers + [self._retired(lane, answer) for lane, answer in finished]
+        self._last = _Step(pairs, began, self._clock() - began, another=not self.idle)
+        return answers
 
     @property
     def idle(self) -> bool:
@@ -171,6 +182,17 @@ class Scheduler(Generic[Ticket]):
             if pace < longest and pace > self._step_times.expected(each.cost.pairs):
                 longest = pace
         return pairs, longest
+
+    def _learn_step(self, now: float) -> None:
+        """Take in how long it was from the last step to this one.
+
+        Queries wait for what is done between two steps as well, such as taking in those that come: under overload that
+        is half of the time. It counts as much as the step itself at most, for the index is not changed at every step.
+        """
+        last = self._last
+        if last.pairs:
+            seconds = min(now - last.began, 2 * last.seconds) if last.another else last.seconds
+            self._step_times.learn(last.pairs, seconds)
 
     def _has_lane(self, entry: Waiting[Ticket], free: int) -> bool:
         """Whether one of the free lanes is for queries as heavy as this one."""

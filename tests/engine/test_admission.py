@@ -234,6 +234,20 @@ def test_newcomers_do_not_make_others_late() -> None:
     assert sum(scheduler.load) == 1
 
 
+@pytest.mark.parametrize(("pause", "patience", "begun"), [(0.0, 5.0, True), (0.8, 5.0, False), (50.0, 9.0, True)])
+def test_what_is_done_between_steps_counts(pause: float, patience: float, begun: bool) -> None:
+    """Four steps of 1 s fit into 5 s, unless whoever calls is away as long; a longer pause counts no more than that."""
+    search = FakeSearch(lanes=2, overhead=0.0, seconds_a_pair=0.5 / PAIRS)
+    scheduler = trained(search, 4 * SMALL)
+    scheduler.submit(0, query(1_000 * SMALL))
+    for _ in range(300):
+        scheduler.step()
+        search.now += pause
+    scheduler.submit(1, query(4 * SMALL, search.now + patience))
+    answers = dict(answer for _ in range(12) for answer in scheduler.step())
+    assert (answers[1].evaluations > 0) == begun
+
+
 @pytest.mark.parametrize(("overhead", "seconds_a_pair"), [(8e-3, 1e-5), (1e-4, 1e-6)])
 def test_goodput_holds_under_overload(overhead: float, seconds_a_pair: float) -> None:
     """Of three times the peak, all with little time, as many are answered in time as at the peak; little is wasted."""

@@ -66,7 +66,7 @@ class QueryCosts:
 
 
 class StepTimes:
-    """How long a step takes: a line over the pairs that are expected in it, fitted to the last steps.
+    """How long a step and what is done behind it take: a line over the pairs expected, fitted to the last steps.
 
     The line goes through their means, so it is right where the engine works now, however little the load varies.
     """

@@ -82,7 +82,8 @@ class Given(NamedTuple):
 class Numbers(NamedTuple):
     """What the host keeps of a lane, or of all: beam and k, the sizes of its lists, and others as in `Lanes`.
 
-    whole: whether other rows may be marked than those that it scored, or than there is room for in `Lanes.scored`.
+    whole: whether all marks are to be undone behind it, for a filter made them or not all that it scored is in
+    `Lanes.scored`.
     """
 
     beam: Any

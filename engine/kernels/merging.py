@@ -21,8 +21,8 @@ def open_lanes(chosen, asked, places, numbers, rows, lanes):
     """Empty the lists of lanes int64[n], unmark what they scored last, and write down what comes into them.
 
     asked: int64[n, …], what becomes their ``numbers`` int64[…, lanes]; places: where among these stand how many rows a
-    lane is given, and whether others may be marked than those that it scored: then all are unmarked. rows: int64[m],
-    those given to the first of them, and so on.
+    lane is given, and whether all rows are to be unmarked, as they are where more were scored than there is room for.
+    rows: int64[m], those given to the first of them, and so on.
     """
     givens, whole = places
     first = 0

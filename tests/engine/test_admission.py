@@ -234,9 +234,11 @@ def test_newcomers_do_not_make_others_late() -> None:
     assert sum(scheduler.load) == 1
 
 
-@pytest.mark.parametrize(("pause", "patience", "begun"), [(0.0, 5.0, True), (0.8, 5.0, False), (50.0, 9.0, True)])
+@pytest.mark.parametrize(
+    ("pause", "patience", "begun"), [(0.0, 5.0, True), (0.3, 5.0, False), (0.3, 7.0, True), (50.0, 9.0, True)]
+)
 def test_what_is_done_between_steps_counts(pause: float, patience: float, begun: bool) -> None:
-    """Four steps of 1 s fit into 5 s, unless whoever calls is away as long; a longer pause counts no more than that."""
+    """Four steps of 1 s fit into 5 s, unless whoever calls is away in between; a pause counts at most as the step."""
     search = FakeSearch(lanes=2, overhead=0.0, seconds_a_pair=0.5 / PAIRS)
     scheduler = trained(search, 4 * SMALL)
     scheduler.submit(0, query(1_000 * SMALL))

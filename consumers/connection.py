@@ -19,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 _POLL_S = 0.002
 _LEAVE_S = 5.0
+_QUIET_S = 0.2
 _SAY_AGAIN_S = 600.0
 _METADATA_S = 1.0  # also the longest that a wish to stop goes unheard
 
@@ -109,14 +110,19 @@ def _missing(consumer: Consumer, topic: str, bootstrap_servers: str) -> str:
 def leave(consumer: Consumer) -> None:
     """Leave the group, then close.
 
-    A partition that is revoked inside of `close` can meet a group that is gone already; the client then waits for
-    ever and, as it holds the interpreter's lock, so does the process.
+    A partition that is assigned or revoked inside of `close` can meet a group that is gone already; the client then
+    waits for ever and, as it holds the interpreter's lock, so does the process. One that is on its way can come when
+    nothing is assigned any more, or not yet: hence nothing is to come for a while.
     """
     try:
         consumer.unsubscribe()
-        deadline = time.monotonic() + _LEAVE_S
-        while consumer.assignment() and time.monotonic() < deadline:
+        now = quiet_since = time.monotonic()
+        deadline = now + _LEAVE_S
+        while now < min(quiet_since + _QUIET_S, deadline):
             consumer.poll(_POLL_S)
+            now = time.monotonic()
+            if consumer.assignment():
+                quiet_since = now
     finally:
         consumer.close()
 

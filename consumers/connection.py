@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 _POLL_S = 0.002
 _LEAVE_S = 5.0
-_QUIET_S = 0.2
+_QUIET_S = 0.2  # many times what a broker takes to answer a heartbeat
 _SAY_AGAIN_S = 600.0
 _METADATA_S = 1.0  # also the longest that a wish to stop goes unheard
 

@@ -108,8 +108,7 @@ class VectorMetric:
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
-        histories = [query.history_rows for query in queries if query.vector is None]
-        own = map(_mean, read_each(state, histories)) if histories else iter(())
+        own = map(_mean, read_each(state, [query.history_rows for query in queries if query.vector is None]))
         vectors = [
             next(own) if query.vector is None else query_vector(query.vector, self.dimensions) for query in queries
         ]

@@ -10,15 +10,6 @@ import numpy as np
 import torch
 
 
-def read(column: torch.Tensor, *where: np.ndarray) -> np.ndarray:
-    """``column[where]``, a copy on the host."""
-    on_host = column.device.type == "cpu"
-    values: np.ndarray = (
-        column.numpy()[where] if on_host else column[tuple(_on(column.device, each) for each in where)].cpu().numpy()
-    )
-    return values
-
-
 def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.ndarray]:
     """``column[rows]`` for each of several rows int64[n], copies on the host: from a device all in one transfer."""
     if column.device.type == "cpu":
@@ -26,19 +17,8 @@ def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.nd
         return [on_host[rows] for rows in several]
     if not several:
         return []
-    return np.split(read(column, np.concatenate(several)), np.cumsum([len(rows) for rows in several])[:-1])
-
-
-def read_together(where: np.ndarray, *columns: torch.Tensor) -> list[np.ndarray]:
-    """``column[where]`` for each of several columns [m, ≥ 1] and where int64[n], copies on the host: one transfer."""
-    if columns[0].device.type == "cpu":
-        return [column.numpy()[where] for column in columns]
-    places = _on(columns[0].device, where)
-    lines = [column[places] for column in columns]
-    together = torch.cat([line.flatten().view(torch.uint8) for line in lines]).cpu()
-    parts = torch.split(together, [line.nbytes for line in lines])
-    # Each copied to where a number may begin.
-    return [part.clone().view(line.dtype).reshape(line.shape).numpy() for part, line in zip(parts, lines, strict=True)]
+    together = column[_on(column.device, np.concatenate(several))].cpu().numpy()
+    return np.split(together, np.cumsum([len(rows) for rows in several])[:-1])
 
 
 def fill(where: np.ndarray, *columns: tuple[torch.Tensor, float]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.columns import read
 from engine.index import ItemIndex
 from engine.query import Query
 
@@ -48,9 +47,9 @@ def _reached_by_links(index: ItemIndex, queries: Sequence[Query]) -> set[int]:
         return set()
     rows = [queries[place].history_rows for place in able]
     lengths = np.array([len(mine) for mine in rows])
-    last = index.degree - 1 + np.repeat([_needed(queries[place]) for place in able], lengths)
-    linked = read(index.links, np.concatenate(rows), last) >= 0
-    whole = np.logical_and.reduceat(linked, np.cumsum(lengths) - lengths)
+    needed = np.repeat([_needed(queries[place]) for place in able], lengths)
+    enough = index.relevant_counts[np.concatenate(rows)] >= needed
+    whole = np.logical_and.reduceat(enough, np.cumsum(lengths) - lengths)
     return {place for place, one in zip(able, whole.tolist(), strict=True) if one}
 
 

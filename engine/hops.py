@@ -1,9 +1,10 @@
 """Hops in torch: lanes that do the same take their turn together, recorded where a GPU can."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
-from engine.columns import read, read_together
 from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.products import padded, power_of_two
 from engine.kernels.stages import FAR, FILL, NEAR, STAGES
@@ -40,10 +41,14 @@ class TorchHops:
 
     def results(self, index: ItemIndex, lanes: Lanes, done: np.ndarray) -> list[Results]:
         """Results of lanes int64[n], less the rows whose item changed or went since it was scored."""
-        kept = lanes.results.rows, lanes.results.scores, lanes.result_versions
-        rows, scores, versions = read_together(done, *kept)
-        good = (rows != NO_ROW) & (versions == read(index.versions, rows))
-        return [(rows[i, mine], scores[i, mine]) for i, mine in enumerate(good)]
+        mine = torch.from_numpy(done).to(index.device, non_blocking=True)
+        rows, scores = lanes.results.rows[mine], lanes.results.scores[mine]
+        gone = index.versions[rows] != lanes.result_versions[mine]
+        together = torch.stack([rows.masked_fill(gone, NO_ROW).int(), scores.view(torch.int32)]).cpu().numpy()
+        good = together[0] != NO_ROW
+        kept_rows, kept_scores = together[0, good].astype(np.int64), together[1, good].view(np.float32)
+        ends = good.sum(axis=1).cumsum().tolist()
+        return [(kept_rows[first:end], kept_scores[first:end]) for first, end in pairwise([0, *ends])]
 
     def _take(self, index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> torch.Tensor:
         """The turn of lanes int64[n] that do the same: int64[2, n]."""

@@ -37,7 +37,7 @@ class ItemIndex:
     changes whenever the item in it does.
     state: float32[rows, S], points: float32[rows, G]. links: int32[rows, R + M], of each row its neighbors, nearest
     first, and its relevant rows, most relevant first (see `engine.relevance`); −1 for empty, behind the others of its
-    kind.
+    kind. relevant_counts: int16[rows] on the host, how many relevant ones a row has.
     attributes: int64[rows, T], hashes of the tags of an item, then 0. numbers: float64[rows], NaN for none. groups:
     int64[rows], hashes, 0 for none. sketch: the state in bytes, where compiled code searches. seeds: int64[≤
     DEFAULT_SEEDS] and best: int64[≤ BEST_SEEDS], on the host, rows that searches start from.
@@ -58,6 +58,7 @@ class ItemIndex:
         self.rows = 0
         self.versions = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.links = torch.zeros(0, degree + relevant, dtype=torch.int32, device=self.device)
+        self.relevant_counts = np.zeros(0, np.int16)
         self.attributes = torch.zeros(0, attribute_width, dtype=torch.int64, device=self.device)
         self.numbers = torch.zeros(0, dtype=torch.float64, device=self.device)
         self.groups = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -147,6 +148,8 @@ class ItemIndex:
                 if values.size and not NO_NEIGHBOR <= values.min() <= values.max() < self.rows:
                     raise InvalidColumns(f"{name} outside of the {self.rows} rows")
                 column[self._rows(rows)] = self._tensor(values, torch.int32)
+        for rows, values in writes.get("relevant", ()):
+            self.relevant_counts[rows] = np.count_nonzero(values != NO_NEIGHBOR, axis=1)
         self._write_state(writes.get("vectors", ()), writes.get("biases", ()))
         for rows, values in writes.get("attributes", ()):
             self.attributes[self._rows(rows)] = self._tensor(values, torch.int64)
@@ -190,6 +193,7 @@ class ItemIndex:
         self.capacity = capacity = padded(max(1024, rows + rows // 2), ROW_BLOCK)
         self.versions = _grown(self.versions, capacity, 0)
         self.links = _grown(self.links, capacity, NO_NEIGHBOR)
+        self.relevant_counts = np.pad(self.relevant_counts, (0, capacity - len(self.relevant_counts)))
         self.attributes = _grown(self.attributes, capacity, 0)
         self.numbers = _grown(self.numbers, capacity, math.nan)
         self.groups = _grown(self.groups, capacity, 0)

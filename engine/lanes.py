@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from math import inf
-from operator import le
-from typing import Any, NamedTuple, Self
+from operator import attrgetter, le
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from engine.columns import fill, write
 from engine.index import ItemIndex
+from engine.kernels.admission import Numbers, open_lanes, room_of, write_numbers
 from engine.kernels.columns import LaneColumns
-from engine.kernels.merging import BARRED, open_lanes
+from engine.kernels.merging import BARRED
 from engine.kernels.products import power_of_two
-from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR, SEEDS, Progress
+from engine.kernels.stages import FAR, NEAR, SEEDS, Progress
 from engine.query import Query
 
 NO_ROW = -1
@@ -77,66 +78,6 @@ class Given(NamedTuple):
 
     rows: tuple[np.ndarray, ...]
     rounds: int
-
-
-class Numbers(NamedTuple):
-    """What the host keeps of a lane, or of all: beam and k, the sizes of its lists, and others as in `Lanes`.
-
-    whole: whether all marks are to be undone behind it, for a filter made them or not all that it scored is in
-    `Lanes.scored`.
-    """
-
-    beam: Any
-    k: Any
-    budgets: Any
-    widths: Any
-    pairs: Any
-    clusters: Any
-    rounds: Any
-    per_group: Any
-    givens: Any
-    offered: Any
-    wanted: Any
-    stages: Any
-    next_stages: Any
-    quiet: Any
-    steps: Any
-    evaluations: Any
-    running: Any
-    walks: Any
-    filtered: Any
-    whole: Any
-
-    @classmethod
-    def of(cls, query: Query, given: Given) -> Self:
-        """Those of a query at its admission."""
-        params, givens, filtered = query.params, sum(map(len, given.rows)), query.mask is not None
-        return cls(
-            beam=params.beam,
-            k=params.k,
-            budgets=params.budget,
-            widths=params.width,
-            pairs=max(params.pairs, params.k),
-            clusters=params.clusters,
-            rounds=given.rounds,
-            per_group=query.per_group,
-            givens=givens,
-            offered=0,
-            wanted=min(givens, GIVEN_ROWS),
-            stages=SEEDS,
-            # Who starts from rows that say nothing of the user looks far first.
-            next_stages=NEAR if len(query.history_rows) else FAR,
-            quiet=0,
-            steps=0,
-            evaluations=0,
-            running=True,
-            walks=given.rounds > 0,
-            filtered=filtered,
-            whole=filtered,
-        )
-
-
-_GIVENS, _WHOLE = map(Numbers._fields.index, ("givens", "whole"))
 
 
 class Lanes:
@@ -229,8 +170,8 @@ class Lanes:
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
         """Put queries into free lanes int64[n], each with what its first steps score."""
-        asked = np.array([Numbers.of(*pair) for pair in zip(queries, given, strict=True)])
-        self._reserve(Numbers(*asked.max(axis=0).tolist()))
+        asked = np.array([_asked(*pair) for pair in zip(queries, given, strict=True)], dtype=np.int64)
+        self._reserve(*room_of(asked, MOST_SLOTS))
         self._open(lanes, asked, np.concatenate([rows for each in given for rows in each.rows]))
         self._mark(lanes, queries)
         for lane, query in zip(lanes.tolist(), queries, strict=True):
@@ -242,13 +183,13 @@ class Lanes:
         self.running[lanes] = 0
         self.deadlines[lanes] = inf
 
-    def _reserve(self, most: Numbers) -> None:
+    def _reserve(self, beam: int, k: int, given: int, scored: int) -> None:
         """Widen the columns for what comes: of each number the largest."""
-        scored = most.givens + min(most.rounds, MOST_SLOTS) * min(most.pairs, MOST_SLOTS)
-        room = most.beam, most.k, power_of_two(most.givens), min(power_of_two(scored), MOST_SLOTS) + 1
+        room = beam, k, power_of_two(given), min(power_of_two(scored), MOST_SLOTS) + 1
         if all(map(le, room, self._room)):
             return
-        self._room = beam, k, given, scored = tuple(map(max, room, self._room))
+        beam, k, given, scored = map(max, room, self._room)
+        self._room = beam, k, given, scored
         self.beam.reserve(beam)
         self.results.reserve(k)
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
@@ -284,15 +225,27 @@ class Lanes:
         if not self._remember:
             lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
             fill(lanes, (self.marks, 0), *lists, (self.results.rows, NO_ROW))
-            counts = asked[:, _GIVENS]
+            write_numbers(lanes, asked, self._numbers)
+            counts = self.givens[lanes]
             firsts = np.repeat(counts.cumsum() - counts, counts)
             write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), rows)
-            self._numbers[:, lanes] = asked.T
             return
         for lane in self._excluded.keys() & set(lanes.tolist()):
             write(self.marks[lane], self._excluded.pop(lane), 0)
         rows = rows.astype(np.int64, copy=False)
-        open_lanes(lanes, asked, (_GIVENS, _WHOLE), self._numbers, rows, self.columns)
+        open_lanes(lanes, asked, self._numbers, rows, self.columns)
+
+
+_sizes = attrgetter(
+    *("params.beam", "params.k", "params.budget", "params.width", "params.pairs", "params.clusters", "per_group")
+)
+
+
+def _asked(query: Query, given: Given) -> tuple[int, ...]:
+    """The first of the `Numbers` of a query's lane."""
+    # Who starts from rows that say nothing of the user looks far first.
+    next_stage = NEAR if len(query.history_rows) else FAR
+    return *_sizes(query), given.rounds, sum(map(len, given.rows)), query.mask is not None, next_stage
 
 
 def _widened(column: torch.Tensor, width: int) -> torch.Tensor:

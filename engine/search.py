@@ -17,6 +17,7 @@ from engine.depth import rounds_of, seeds_of
 from engine.errors import InvalidQuery
 from engine.hops import TorchHops
 from engine.index import ItemIndex
+from engine.kernels.admission import any_outside
 from engine.kernels.stages import FAR, advance
 from engine.kernels.steps import CompiledHops
 from engine.lanes import Given, Lanes
@@ -94,7 +95,7 @@ class ParallelSearch:
             raise InvalidQuery("vector", f"has {query.vector.size} dimensions, not {self.index.metric.dimensions}")
         for name in ("history_rows", "excluded"):
             rows = getattr(query, name)
-            if rows.size and not 0 <= rows.min() <= rows.max() < self.index.rows:
+            if any_outside(np.ascontiguousarray(rows, np.int64), self.index.rows):
                 raise InvalidQuery(name, f"a row outside of 0 … {self.index.rows - 1}")
         if query.mask is not None and len(query.mask) > self.index.rows:
             raise InvalidQuery("mask", f"covers {len(query.mask)} rows of {self.index.rows}")

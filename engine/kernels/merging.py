@@ -17,32 +17,6 @@ _BLOCK = 64
 
 
 @njit(**UNCOUNTED)
-def open_lanes(chosen, asked, places, numbers, rows, lanes):
-    """Empty the lists of lanes int64[n], unmark what they scored last, and write down what comes into them.
-
-    asked: int64[n, …], what becomes their ``numbers`` int64[…, lanes]; places: where among these stand how many rows a
-    lane is given, and whether all rows are to be unmarked, as they are where more were scored than there is room for.
-    rows: int64[m], those given to the first of them, and so on.
-    """
-    givens, whole = places
-    first = 0
-    for i in range(len(chosen)):
-        lane = chosen[i]
-        for place in range(asked[i, givens]):
-            lanes.given[lane, place] = rows[first + place]
-        first += asked[i, givens]
-        lanes.beam_scores[lane], lanes.beam_rows[lane] = -np.inf, -1
-        lanes.result_scores[lane], lanes.result_rows[lane] = -np.inf, -1
-        scored, room = lanes.evaluations[lane], lanes.scored.shape[1]
-        if numbers[whole, lane] or scored > room:
-            lanes.marks[lane] = 0
-        for slot in range(min(scored, room)):
-            lanes.marks[lane, lanes.scored[lane, slot]] = 0
-        for number in range(len(numbers)):
-            numbers[number, lane] = asked[i, number]
-
-
-@njit(**UNCOUNTED)
 def take(items, lanes, lane, table, line, candidates):
     """Move those of the first ``candidates`` rows of a line that are to be scored to its front; returns how many.
 

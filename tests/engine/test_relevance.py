@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.graph import GraphChange
+from engine.graph import GraphChange, GraphParams
 from engine.index import NO_NEIGHBOR, ItemIndex
 from engine.query import Query, SearchParams
 from engine.relevance import plan_forget, plan_relevant
 from engine.search import exhaustive, search
-from tests.engine.indexes import METRICS, delete, device_of, mlp_metric, random_index
+from tests.engine.indexes import DIMENSIONS, METRICS, delete, device_of, insert, mlp_metric, random_index
 
 WIDTH = 12
 
@@ -78,6 +78,21 @@ def test_what_is_forgotten_leaves_no_gap(seed: int, count: int) -> None:
         expected = [] if row in gone else [link for link in links if link not in gone]
         assert lists.get(row, links) == expected + [NO_NEIGHBOR] * (WIDTH - len(expected))
         assert row in gone or (row in lists) == (lists.get(row, links) != links)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_relevant_links_are_counted_as_they_come_and_go(seed: int) -> None:
+    """Whatever is inserted, deleted, or loaded anew."""
+    rng, index = np.random.default_rng(seed), random_index(mlp_metric(), rows=30, relevant=WIDTH)
+    for _ in range(4):
+        delete(index, rng.choice(np.flatnonzero(index.live.numpy()), 5, replace=False))
+        rows = np.arange(index.rows, index.rows + int(rng.integers(1, 700)))
+        vectors = rng.normal(size=(len(rows), DIMENSIONS)).astype(np.float32)
+        insert(index, rows, vectors, np.zeros((len(rows), 4), np.float32), 2, GraphParams(candidates=24))
+        counts = (index.relevant != NO_NEIGHBOR).sum(dim=1).numpy()
+        np.testing.assert_array_equal(index.relevant_counts, counts)
+    assert 0 < np.count_nonzero(counts) < index.rows
 
 
 @pytest.mark.parametrize("relevant", [0, WIDTH])

@@ -266,21 +266,27 @@ def test_an_empty_index_answers_nothing(compiled: bool) -> None:
     assert [(len(answer.rows), answer.evaluations) for _, answer in answers] == [(0, 0)] * 2
 
 
-def test_rows_that_changed_while_a_lane_ran_are_dropped() -> None:
-    """A lane outlives a change: what it scored and what changed since is not in its answer, the rest is."""
-    index = random_index(mlp_metric(), rows=120)
-    params = SearchParams(k=5, beam=120, width=1)
-    running = ParallelSearch(index, lanes=2)
-    [lane] = running.admit([Query(params)])
+@pytest.mark.parametrize("name", METRICS)
+def test_rows_that_changed_while_a_lane_ran_are_dropped(name: str) -> None:
+    """A lane outlives a change: what it scored and what changed since is not in its answer, the rest is.
+
+    Lanes that wanted more, and less, lose none of theirs beside it.
+    """
+    index = random_index(METRICS[name](), rows=120, device=device_of(name))
+    queries = [Query(SearchParams(k=k, beam=120, width=1)) for k in (5, 8, 2)]
+    best = exhaustive(index, queries[1:2])[0].rows.tolist()
+    running = ParallelSearch(index, lanes=3)
+    lanes = running.admit(queries)
     running.step()
-    before = running.lanes.results.rows[lane].clone()
-    gone, moved = int(before[0]), int(before[1])
+    before = running.lanes.results.rows[lanes[0]].tolist()
+    gone, moved = before[0], before[1]
     index.apply({"versions": [(np.array([gone, moved]), np.array([[-9], [9]]))]}, index.rows)
-    answer = None
-    while answer is None:
-        answer = next((answer for _, answer in running.step()), None)
-    assert not {gone, moved} & set(answer.rows)
-    assert len(answer.rows) == 3
+    answers: dict[int, Answer] = {}
+    while len(answers) < 3:
+        answers |= dict(running.step())
+    for lane, query in zip(lanes, queries, strict=True):
+        expected = [row for row in best[: query.params.k] if row not in (gone, moved)]
+        assert answers[lane].rows.tolist() == expected
 
 
 def test_rows_added_while_a_lane_runs_can_be_found() -> None:
@@ -432,12 +438,22 @@ def test_a_lane_forgets_a_filter_after_the_index_has_grown(compiled: bool) -> No
     assert sorted(answer.rows.tolist()) == list(range(index.rows))
 
 
+OUTSIDE = [
+    np.array([3, 300]),
+    np.array([-1, 3]),
+    np.array([3, -1, 3], np.int32),
+    np.array([2**62, 3], np.uint64),
+    np.array([300, 3, 3])[::-2],
+]
+
+
+@pytest.mark.parametrize("rows", OUTSIDE, ids=str)
 @pytest.mark.parametrize("field", ["history_rows", "excluded"])
-def test_rows_outside_of_the_index_are_refused(field: str) -> None:
+def test_rows_outside_of_the_index_are_refused(field: str, rows: np.ndarray) -> None:
     """A row that does not exist is an error that names the field, not a crash in a kernel."""
-    query = Query(history_codes=np.zeros(int(field == "history_rows"), dtype=np.int8), **{field: np.array([300])})
+    codes = np.zeros(len(rows) if field == "history_rows" else 0, dtype=np.int8)
     with pytest.raises(InvalidQuery, match=field):
-        search(INDEXES["mlp"], [query])
+        search(INDEXES["mlp"], [Query(history_codes=codes, **{field: rows})])
 
 
 @pytest.mark.parametrize(

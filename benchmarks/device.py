@@ -1,7 +1,8 @@
 """The search on a GPU, from one lane to thousands: `python -m benchmarks.device --metric FOLDER --json OUT`.
 
 Beside each number of lanes stand two floors, measured on the same device: what the search multiplies at the rate of
-its float32 matrix product, and what it cannot but move at the rate of its memory.
+its float32 matrix product, and what it cannot but move at the rate of its memory. Behind them what the device makes of
+scoring every item, also in plain torch. `--items` adds items up to so many, as `benchmarks.search` does.
 """
 
 import statistics
@@ -11,15 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 
 from benchmarks import challenges
+from benchmarks.challenges import expanded
 from benchmarks.contest import described
 from benchmarks.counting import fewest_bytes
 from benchmarks.device_drawing import draw
-from benchmarks.large_catalogue import TEMPORARY, cached
+from benchmarks.device_peers import TOGETHER, exhaustive
+from benchmarks.large_catalogue import QUERIES, TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
 from benchmarks.search_bench import Bench, K, asked_for
@@ -31,6 +35,7 @@ FEWEST_QUERIES = 64
 SETTINGS = (
     asked_for(1, 1, 80, 16),
     asked_for(1, 1, 100, 16),
+    asked_for(1, 1, 130, 16),
     asked_for(2, 2, 80, 16),
     asked_for(4, 2, 64, 24),
 )
@@ -39,7 +44,10 @@ WANTED_RECALL = 0.95
 
 @dataclass(frozen=True)
 class LanesRow:
-    """What so many lanes make of it. arithmetic_share, memory_share: a floor's time over the time that it took."""
+    """What so many lanes make of it, or so many queries at once of scoring all.
+
+    arithmetic_share, memory_share: a floor's time over the time that it took.
+    """
 
     lanes: int
     setting: str
@@ -98,25 +106,43 @@ def measured(bench: Bench, params: SearchParams, lanes: int, floors: Floors, rou
     )
 
 
+def exhaustive_row(bench: Bench, floors: Floors, rounds: int) -> LanesRow:
+    """All items scored for the bench's queries."""
+    found = exhaustive(bench, bench.queries)
+    shares = [np.isin(line, mine).mean() for line, mine in zip(bench.exact, found, strict=True)]
+    seconds = _seconds(lambda: exhaustive(bench, bench.queries), bench.index.device, rounds) / len(bench.queries)
+    bytes_moved = 4 * bench.index.rows * bench.index.state.shape[1] / TOGETHER
+    return LanesRow(
+        TOGETHER,
+        "all items",
+        recall_at_50=float(np.mean(shares)),
+        catalogue_share=1.0,
+        queries_per_second=1 / seconds,
+        arithmetic_share=bench.everything() / floors.multiply_adds / seconds,
+        memory_share=bytes_moved / floors.bytes / seconds,
+    )
+
+
 def repeated(queries: Sequence[Query], count: int) -> list[Query]:
     """So many queries, the same ones again where there are fewer."""
     return [queries[number % len(queries)] for number in range(count)]
 
 
-def measure(bench: Bench, lanes: Sequence[int], rounds: int, name: str) -> Report:
+def measure(bench: Bench, lanes: Sequence[int], rounds: int, name: str, floors: Floors) -> Report:
     """Every setting with the most lanes, and the fastest of those that reach the recall with fewer."""
-    floors = Floors.of(bench.index.device)
     widest = {params: measured(bench, params, max(lanes), floors, rounds) for params in SETTINGS}
     able = {params: row for params, row in widest.items() if row.recall_at_50 >= WANTED_RECALL} or widest
     best = max(able, key=lambda params: able[params].queries_per_second)
     rows = [measured(bench, best, count, floors, rounds) for count in sorted(lanes)[:-1]] + list(widest.values())
+    every = exhaustive_row(bench, floors, rounds)
     figures = {
         "multiply_adds_per_second": floors.multiply_adds,
         "bytes_per_second": floors.bytes,
         "batched_over_one_lane": widest[best].queries_per_second / rows[0].queries_per_second,
+        "speedup_over_exhaustive": widest[best].queries_per_second / every.queries_per_second,
     }
     title = f"{name}: recall@{K}, {bench.challenge.name} metric, {bench.index.rows:,} items"
-    return Report(title, Machine.here(), rows, figures)
+    return Report(title, Machine.here(), [*rows, every], figures)
 
 
 def main(
@@ -127,6 +153,7 @@ def main(
         "../shared/data/taobao"
     ),
     device: Annotated[str, typer.Option(help="Where to search, as torch names it.")] = "cuda",
+    items: Annotated[int | None, typer.Option(min=1, help="So many items, the others copies with noise.")] = None,
     lanes: Annotated[list[int] | None, typer.Option(help="Numbers of lanes, one option each.")] = None,
     cache: Annotated[Path, typer.Option(help="Where graphs are kept.")] = TEMPORARY,
     json: Annotated[Path | None, typer.Option(help="Write the report there, as one JSON object.")] = None,
@@ -134,14 +161,19 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Runs of every setting.")] = 5,
 ) -> None:
     """Measure the engine's search on a GPU."""
-    bound_threads()
     place, errors = torch.device(device), Console(stderr=True)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU: not measured", param_hint="--device")
     challenge = challenges.load(metric, data)
-    bench = Bench(challenge, cached(challenge, cache, errors, place))
+    if items is not None:
+        if items < len(challenge.vectors):
+            raise typer.BadParameter(f"there are {len(challenge.vectors):,} already", param_hint="--items")
+        challenge = expanded(challenge.first(QUERIES), items)
+    index = cached(challenge, cache, errors, place)
+    bound_threads()  # the graph may take all
+    bench = Bench(challenge, index)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else device
-    report = measure(bench, lanes or LANES, rounds, name)
+    report = measure(bench, lanes or LANES, rounds, name, Floors.of(place))
     report.print()
     if json:
         report.write_json(json)

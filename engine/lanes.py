@@ -19,6 +19,9 @@ from engine.query import Query
 
 NO_ROW = -1
 NO_SLOT = -1
+_TOGETHER = 8
+"""Marks that are undone at once, as one number."""
+
 MOST_SLOTS = 1_024
 """Rows, the first that a lane scores, whose tangents it has places for."""
 
@@ -86,7 +89,7 @@ class Lanes:
     On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
     beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
     float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows that these places are for, kept
-    where compiled code searches; marks uint8[lanes, rows + 1], VISITED and BARRED, the last for NO_ROW. What decides
+    where compiled code searches; marks uint8[lanes, > rows], VISITED and BARRED, the last for NO_ROW. What decides
     who does what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from already, and ``wanted`` says
     how many rows its next step scores at most.
     """
@@ -165,7 +168,7 @@ class Lanes:
             # A row that did not exist at admission may be returned unless a filter chose the rows. Lanes that are free
             # by now keep their filter's marks until they are opened for the next.
             added = torch.from_numpy(np.append(self.filtered != 0, False) * np.uint8(BARRED)).to(index.device)
-            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + 1)], dim=1)
+            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + _TOGETHER)], dim=1)
             self._columns = None
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
@@ -224,7 +227,7 @@ class Lanes:
         """
         if not self._remember:
             lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
-            fill(lanes, (self.marks, 0), *lists, (self.results.rows, NO_ROW))
+            fill(lanes, (self.marks.view(torch.int64), 0), *lists, (self.results.rows, NO_ROW))
             write_numbers(lanes, asked, self._numbers)
             counts = self.givens[lanes]
             firsts = np.repeat(counts.cumsum() - counts, counts)

@@ -9,6 +9,7 @@ way to walk on.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,7 +132,7 @@ class MlpMetric:
         """δ float32[n, p]."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=False)[0]
-        return self._plain(state, rows, MlpUsers(*users), lanes)[0]
+        return self._plain(state, rows, MlpUsers(*users), lanes, derive=False)[0]
 
     def score_with_tangents(
         self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor
@@ -139,7 +140,7 @@ class MlpMetric:
         """δ and its tangents: by e_v the mean of the history's vectors by their part in δ, by g_v the prior's part."""
         if runs_compiled(self, state):
             return self._compiled(state, rows, MlpUsers(*users), lanes, derive=True)
-        return self._plain(state, rows, MlpUsers(*users), lanes)
+        return self._plain(state, rows, MlpUsers(*users), lanes, derive=True)
 
     def hop_kernel(self, state: torch.Tensor, users: Users) -> HopKernel | None:
         """Scored by `engine.kernels.histories.score_histories`, unless a subclass scores in its own way."""
@@ -161,40 +162,48 @@ class MlpMetric:
         return users, self.dimensions, self._prior, np.float32(self._touched_bonus)
 
     def _plain(
-        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
+        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One product per tile with its lane's history."""
         cut = tiles.cut(rows)
         parts = zip(torch.split(cut.rows, _TILES), torch.split(lanes[cut.lines], _TILES), strict=True)
-        scores, tangents = zip(*(self._score_tiles(state, mine, users, who) for mine, who in parts), strict=True)
+        score = partial(self._score_tiles, state, users, derive=derive)
+        scores, tangents = zip(*(score(mine, who) for mine, who in parts), strict=True)
         return cut.join(torch.cat(scores), -torch.inf), cut.join(torch.cat(tangents), 0.0)
 
     def _score_tiles(
-        self, state: torch.Tensor, rows: torch.Tensor, users: MlpUsers, lanes: torch.Tensor
+        self, state: torch.Tensor, users: MlpUsers, rows: torch.Tensor, lanes: torch.Tensor, *, derive: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """δ float32[m, T] and tangents of rows int64[m, T]."""
+        """δ float32[m, T] of rows int64[m, T] and, where ``derive``, tangents float32[m, T, S + 1]; else [m, T, 0]."""
         items = state[rows]
         history = users.vectors[lanes, :, : self.dimensions]
         kernel = torch.bmm(items[:, :, : self.dimensions], history.transpose(1, 2))
         kernel += users.biases[lanes, None]
         kernel += items[:, :, self._candidate_bias, None]
         prior = items[:, :, self._prior]
-        # An item does not count for itself, but it does for what is close to it: tangents are those of a neighbour.
-        highest = torch.maximum(kernel.amax(dim=2), prior)
-        parts = (kernel - highest[:, :, None]).exp_()
-        every = parts.sum(dim=2) + (prior - highest).exp()
-        parts /= every[:, :, None]
         same = rows[:, :, None] == users.rows[lanes, None]
+        tangents = self._tangents(items, kernel, history) if derive else torch.empty(*rows.shape, 0, device=rows.device)
         kernel.masked_fill_(same, -torch.inf)
         peak = torch.maximum(kernel.amax(dim=2), prior)
         total = (kernel - peak[:, :, None]).exp_().sum(dim=2) + (prior - peak).exp()
         touched = (same & users.touched[lanes, None]).any(dim=2)
-        gradients = torch.zeros(*rows.shape, state.shape[1], device=state.device)
+        return peak + total.log() + self._touched_bonus * touched, tangents
+
+    def _tangents(self, items: torch.Tensor, kernel: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        """float32[m, T, S + 1] at items float32[m, T, S], whose kernel with history float32[m, L, D] is [m, T, L].
+
+        An item does not count for itself, but it does for what is close to it: tangents are those of a neighbour.
+        """
+        prior = items[:, :, self._prior]
+        highest = torch.maximum(kernel.amax(dim=2), prior)
+        parts = (kernel - highest[:, :, None]).exp_()
+        every = parts.sum(dim=2) + (prior - highest).exp()
+        parts /= every[:, :, None]
+        gradients = torch.zeros_like(items)
         gradients[:, :, : self.dimensions] = torch.bmm(parts, history)
         gradients[:, :, self._candidate_bias] = parts.sum(dim=2)
         gradients[:, :, self._prior] = 1 - parts.sum(dim=2)
-        tangents = with_intercepts(highest + every.log(), gradients, items)
-        return peak + total.log() + self._touched_bonus * touched, tangents
+        return with_intercepts(highest + every.log(), gradients, items)
 
     def _encode_compiled(
         self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray

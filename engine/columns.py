@@ -12,11 +12,11 @@ import torch
 
 def read_each(column: torch.Tensor, several: Sequence[np.ndarray]) -> list[np.ndarray]:
     """``column[rows]`` for each of several rows int64[n], copies on the host: from a device all in one transfer."""
+    if not several:
+        return []
     if column.device.type == "cpu":
         on_host = column.numpy()
         return [on_host[rows] for rows in several]
-    if not several:
-        return []
     together = column[_on(column.device, np.concatenate(several))].cpu().numpy()
     return np.split(together, np.cumsum([len(rows) for rows in several])[:-1])
 
@@ -32,10 +32,12 @@ def fill(where: np.ndarray, *columns: tuple[torch.Tensor, float]) -> None:
             column.index_fill_(0, places, value)
 
 
-def write(column: torch.Tensor, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float) -> None:
+def write(
+    column: torch.Tensor | np.ndarray, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float
+) -> None:
     """``column[where] = values``; where: int64[n], or one of these for each of the first dimensions."""
-    if column.device.type == "cpu":
-        column.numpy()[where] = values
+    if isinstance(column, np.ndarray) or column.device.type == "cpu":
+        np.asarray(column)[where] = values
         return
     places = _on(column.device, np.stack(where if isinstance(where, tuple) else (where,)))
     given = torch.as_tensor(values, dtype=column.dtype)

@@ -5,7 +5,7 @@ admission; ``score`` is what remains for a pair.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ class Metric(Protocol):
         """Relevance float32[rows] of every item for a user of whom nothing is known, or None."""
 
 
+class VectorUsers(NamedTuple):
+    """What the lanes keep of their users: vectors float32[lanes, D], a tensor, or an array for kernels."""
+
+    vectors: Any
+
+
 class VectorMetric:
     """Common ground of the metrics that compare one vector of the user with one of the item.
 
@@ -103,8 +109,9 @@ class VectorMetric:
         return vectors
 
     def make_users(self, lanes: int, device: torch.device) -> Users:
-        """One vector a lane, float32[lanes, D]."""
-        return (torch.zeros(lanes, self.dimensions, device=device),)
+        """One vector a lane."""
+        users: Users = for_kernels(self, VectorUsers(torch.zeros(lanes, self.dimensions, device=device)), device)
+        return users
 
     def encode_users(self, queries: Sequence[Query], state: torch.Tensor, users: Users, lanes: np.ndarray) -> None:
         """Write each query's vector into its lane."""
@@ -157,7 +164,7 @@ class VectorMetric:
 
     def _own(self, users: Users) -> tuple[np.ndarray, bool]:
         """What kernels read beside the state."""
-        return users[0].numpy(), self.squared
+        return users[0], self.squared
 
 
 class InnerProduct(VectorMetric):

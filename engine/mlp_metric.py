@@ -79,7 +79,7 @@ class MlpMetric:
         self.dimensions = dimensions
         self.bias_width = 2 + behaviors
         self.compiled = compiled
-        self._code_bias = torch.from_numpy(code_bias[:, target].astype(np.float32))
+        self._code_bias = code_bias[:, target].astype(np.float32)
         self._touched_bonus = float(touched_bonus)
         self._candidate_bias = dimensions
         self._history_bias = dimensions + 1
@@ -208,7 +208,7 @@ class MlpMetric:
     def _encode_compiled(
         self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray
     ) -> None:
-        biases = (self._code_bias.numpy(), self._history_bias)
+        biases = self._code_bias, self._history_bias
         given = state.numpy(), self._histories(queries), *biases, lanes, users
         over_lanes(fold_histories, len(queries), *given, together=_FOLDED_TOGETHER)
 
@@ -224,7 +224,8 @@ class MlpMetric:
         given[lines, 2 + places], given[lines, 2 + _LONGEST + places] = histories.rows, histories.codes
         moved = torch.from_numpy(given).to(state.device, non_blocking=True)
         mine, lengths, rows, codes = moved[:, 0], moved[:, 1], *torch.split(moved[:, 2:], _LONGEST, dim=1)
-        known, code_bias, longest = rows != _NO_ROW, self._code_bias.to(state.device), int(counts.max())
+        known, longest = rows != _NO_ROW, int(counts.max())
+        code_bias = torch.from_numpy(self._code_bias).to(state.device)
         items = state[rows[:, :longest], : self.dimensions] * known[:, :longest, None]
         users.vectors.index_fill_(0, mine, 0)
         users.vectors[mine, :longest, : self.dimensions] = items

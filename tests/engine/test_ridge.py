@@ -78,7 +78,7 @@ def test_a_lane_fits_to_what_it_scored_before_until_it_gets_another_user() -> No
     alone = wrapped.score_with_tangents(state, few, users, LANES)[1]
     wrapped.score_with_tangents(state, many, users, LANES)
     late = wrapped.score_with_tangents(state, few, users, LANES)[1]
-    vectors = users[0][:, None]
+    vectors = torch.from_numpy(users[0])[:, None]
     assert (late[:, :, :-1] - vectors).abs().max() < 0.1 < (alone[:, :, :-1] - vectors).abs().max()
     wrapped.encode_users([Query(vector=vectors[0, 0].numpy())] * len(LANES), state, users, LANES.numpy())
     again = wrapped.score_with_tangents(state, few[:1], users, LANES[:1])[1]

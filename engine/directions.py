@@ -43,22 +43,25 @@ def clustered(
 
 
 def farthest(
-    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, centres: torch.Tensor, keep: int, rows: int
-) -> torch.Tensor:
+    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, floors: torch.Tensor, centres: torch.Tensor, keep: int,
+    rows: int,
+) -> torch.Tensor:  # fmt: skip
     """The unmarked rows farthest in the direction of each of centres float32[n, c, S]: int64[n, c, ≤ keep], −1 behind.
 
-    marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes. The first ``rows`` of the
-    catalogue, whole blocks, are looked at block by block: the ``keep`` best lie in the ``keep`` best blocks.
+    marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes, with floors int64[n] as in
+    `engine.kernels.marks`. The first ``rows`` of the catalogue, whole blocks, are looked at block by block: the
+    ``keep`` best lie in the ``keep`` best blocks.
     """
     clusters = centres.shape[1]
     across, gone = index.state[:rows].T, index.versions[:rows] <= 0
     step = max(1, MOST_FLOATS // (clusters * rows))
     found = []
-    for part, who in zip(torch.split(centres, step), torch.split(mine, step), strict=True):
+    parts = (torch.split(each, step) for each in (centres, mine, floors[:, None]))
+    for part, who, floor in zip(*parts, strict=True):
         flat = part.flatten(0, 1)
         flat = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % _CENTRES)).reshape(-1, _CENTRES, flat.shape[1])
         products = torch.bmm(flat, across.expand(len(flat), -1, -1)).reshape(-1, rows)[: len(who) * clusters]
-        barred = (marks[who, :rows] != 0) | gone
+        barred = (marks[who, :rows] >= floor) | gone
         blocks = products.reshape(len(who), clusters, -1, ROW_BLOCK)
         blocks.masked_fill_(barred.reshape(len(who), 1, -1, ROW_BLOCK), -torch.inf)
         best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices

@@ -104,7 +104,7 @@ def _reach(rows: int, capacity: int) -> int:
 
 
 def _asked(lanes: Lanes, mine: np.ndarray, lines: int) -> np.ndarray:
-    """The columns of a `Turn` of lanes int64[n], int64[11, lines], the spare lane in what remains."""
+    """The columns of a `Turn` of lanes int64[n], int64[12, lines], the spare lane in what remains."""
     evaluations = lanes.evaluations[mine]
     values = {
         "lanes": mine,
@@ -114,6 +114,7 @@ def _asked(lanes: Lanes, mine: np.ndarray, lines: int) -> np.ndarray:
         "widths": lanes.widths[mine],
         "clusters": lanes.clusters[mine],
         "evaluations": evaluations,
+        "floors": lanes.floors[mine],
         "walks": lanes.walks[mine],
         "per_group": lanes.per_group[mine],
         "beam": lanes.beam.sizes[mine],

@@ -12,16 +12,13 @@ from engine.columns import fill, write
 from engine.index import ItemIndex
 from engine.kernels.admission import Numbers, open_lanes, room_of, write_numbers
 from engine.kernels.columns import LaneColumns
-from engine.kernels.merging import BARRED
+from engine.kernels.marks import BARRED
 from engine.kernels.products import power_of_two
 from engine.kernels.stages import FAR, NEAR, SEEDS, Progress
 from engine.query import Query
 
 NO_ROW = -1
 NO_SLOT = -1
-_TOGETHER = 8
-"""Marks that are undone at once, as one number."""
-
 MOST_SLOTS = 1_024
 """Rows, the first that a lane scores, whose tangents it has places for."""
 
@@ -88,10 +85,9 @@ class Lanes:
 
     On the device: given int64[lanes, g], rows to score first, seeds or all that match a filter; unexpanded bool[lanes,
     beam], which beam entries still have neighbours to look at; slots int64[lanes, beam], where in tangents
-    float32[lanes, s, S + 1] an entry's is, or NO_SLOT; scored int32[lanes, s], the rows that these places are for, kept
-    where compiled code searches; marks uint8[lanes, > rows], VISITED and BARRED, the last for NO_ROW. What decides
-    who does what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from already, and ``wanted`` says
-    how many rows its next step scores at most.
+    float32[lanes, s, S + 1] an entry's is, or NO_SLOT; marks uint8[lanes, > rows], see `engine.kernels.marks`, the last
+    for NO_ROW. What decides who does what is on the host: of a lane's ``givens`` rows ``offered`` were chosen from
+    already, and ``wanted`` says how many rows its next step scores at most.
     """
 
     def __init__(self, count: int, index: ItemIndex) -> None:
@@ -107,17 +103,15 @@ class Lanes:
         self.stages, self.next_stages, self.quiet = numbers.stages, numbers.next_stages, numbers.quiet
         self.steps, self.evaluations = numbers.steps, numbers.evaluations
         self.running: np.ndarray = numbers.running
-        self.walks, self.filtered, self._whole = numbers.walks, numbers.filtered, numbers.whole
+        self.walks, self.filtered, self.floors = numbers.walks, numbers.filtered, numbers.floors
         self.result_versions = torch.zeros(several, 0, dtype=torch.int64, device=device)
         self.given = torch.zeros(several, 1, dtype=torch.int64, device=device)
         self.unexpanded = torch.zeros(several, 0, dtype=torch.bool, device=device)
         self.slots = torch.zeros(several, 0, dtype=torch.int64, device=device)
         self.tangents = torch.zeros(several, 0, index.state.shape[1] + 1, device=device)
-        self.scored = torch.zeros(several, 0, dtype=torch.int32, device=device)
         self.marks = torch.zeros(several, 0, dtype=torch.uint8, device=device)
         self.deadlines = np.full(count, inf)
-        self._remember = index.sketch is not None
-        self._excluded: dict[int, np.ndarray] = {}  # rows that a lane's query excludes, to be unmarked behind it
+        self._compiled = index.sketch is not None
         self.progress = Progress(
             *(self.walks, self.stages, self.next_stages, self.givens, self.offered, self.wanted, self.pairs),
             *(self.steps, self.rounds, self.quiet, self.evaluations, self.budgets),
@@ -130,13 +124,13 @@ class Lanes:
     def columns(self) -> LaneColumns:
         """The columns as compiled code wants them."""
         if self._columns is None:
-            given, marks, scored, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
+            given, marks, tangents, beam_scores, beam_rows, unexpanded, slots, *results = (
                 column.numpy() for column in self.on_device
             )
             self._columns = LaneColumns(
                 *(self.walks, self.stages, given, self.offered, self.wanted, self.budgets, self.widths, self.clusters),
                 *(self.per_group, self.evaluations),
-                *(marks, scored, tangents, self.beam.sizes, beam_scores, beam_rows, unexpanded, slots),
+                *(marks, self.floors, tangents, self.beam.sizes, beam_scores, beam_rows, unexpanded, slots),
                 *(self.results.sizes, *results),
             )
         return self._columns
@@ -145,7 +139,7 @@ class Lanes:
     def on_device(self) -> tuple[torch.Tensor, ...]:
         """All columns on the device but the users'; each is another tensor when it has become larger."""
         return (
-            *(self.given, self.marks, self.scored, self.tangents),
+            *(self.given, self.marks, self.tangents),
             *(self.beam.scores, self.beam.rows, self.unexpanded, self.slots),
             *(self.results.scores, self.results.rows, self.result_versions),
         )
@@ -165,10 +159,10 @@ class Lanes:
         known, self._known = self._known, index.capacity
         missing = index.capacity - known
         if missing > 0:
-            # A row that did not exist at admission may be returned unless a filter chose the rows. Lanes that are free
-            # by now keep their filter's marks until they are opened for the next.
-            added = torch.from_numpy(np.append(self.filtered != 0, False) * np.uint8(BARRED)).to(index.device)
-            self.marks = torch.cat([self.marks[:, :known], added[:, None].expand(-1, missing + _TOGETHER)], dim=1)
+            # A row that did not exist at admission may be returned unless a filter chose the rows.
+            barred = np.append(np.where(self.filtered, self.floors | BARRED, 0), 0).astype(np.uint8)
+            added = torch.from_numpy(barred).to(index.device)[:, None].expand(-1, missing + 1)
+            self.marks = torch.cat([self.marks[:, :known], added], dim=1)
             self._columns = None
 
     def admit(self, lanes: np.ndarray, queries: Sequence[Query], given: Sequence[Given]) -> None:
@@ -197,10 +191,7 @@ class Lanes:
         self.results.reserve(k)
         self.unexpanded, self.slots = _widened(self.unexpanded, beam), _widened(self.slots, beam)
         self.result_versions, self.given = _widened(self.result_versions, k), _widened(self.given, given)
-        # What did not find a place in the narrower column is not in the wider one either.
-        self._whole |= self.evaluations > self.scored.shape[1]
-        self.scored = _widened(self.scored, scored)
-        missing = self.scored.shape[1] - self.tangents.shape[1]
+        missing = scored - self.tangents.shape[1]
         if missing > 0:
             self.tangents = torch.nn.functional.pad(self.tangents, (0, 0, 0, missing))
         self._columns = None
@@ -209,32 +200,32 @@ class Lanes:
         """Bar what each query's filter leaves out and what it excludes."""
         for lane, query in zip(lanes.tolist(), queries, strict=True):
             if query.mask is not None:
-                barred = np.full(self.marks.shape[1], BARRED, np.uint8)
-                barred[: len(query.mask)] = ~query.mask * np.uint8(BARRED)
+                mark = np.uint8(self.floors[lane] | BARRED)
+                barred = np.full(self.marks.shape[1], mark)
+                barred[: len(query.mask)] = ~query.mask * mark
                 write(self.marks, np.array([lane]), barred)
-            if len(query.excluded) and self._remember:
-                self._excluded[lane] = query.excluded
         excluded = [query.excluded for query in queries]
         if any(map(len, excluded)):
             owners = np.repeat(lanes, [len(rows) for rows in excluded])
-            write(self.marks, (owners, np.concatenate(excluded, dtype=np.int64, casting="unsafe")), BARRED)
+            rows = np.concatenate(excluded, dtype=np.int64, casting="unsafe")
+            write(self.marks, (owners, rows), self.floors[owners] | BARRED)
 
     def _open(self, lanes: np.ndarray, asked: np.ndarray, rows: np.ndarray) -> None:
-        """Empty the lists, unmark all rows, and write down the numbers int64[n, …] of each and what it scores first.
+        """Empty the lists, forget all marks, and write down the numbers int64[n, …] of each and what it scores first.
 
-        In compiled code only those are unmarked that the last search touched. rows: int64[m], one lane's after
-        another's, as one may be given ten thousand, the others thirty.
+        rows: int64[m], one lane's after another's, as one may be given ten thousand, the others thirty.
         """
-        if not self._remember:
+        if not self._compiled:
             lists = (self.beam.scores, -inf), (self.beam.rows, NO_ROW), (self.results.scores, -inf)
-            fill(lanes, (self.marks.view(torch.int64), 0), *lists, (self.results.rows, NO_ROW))
-            write_numbers(lanes, asked, self._numbers)
+            fill(lanes, *lists, (self.results.rows, NO_ROW))
+            highest = np.zeros(len(lanes), dtype=bool)
+            write_numbers(lanes, asked, self._numbers, highest)
+            if highest.any():
+                fill(lanes[highest], (self.marks, 0))
             counts = self.givens[lanes]
             firsts = np.repeat(counts.cumsum() - counts, counts)
             write(self.given, (np.repeat(lanes, counts), np.arange(len(firsts)) - firsts), rows)
             return
-        for lane in self._excluded.keys() & set(lanes.tolist()):
-            write(self.marks[lane], self._excluded.pop(lane), 0)
         rows = rows.astype(np.int64, copy=False)
         open_lanes(lanes, asked, self._numbers, rows, self.columns)
 

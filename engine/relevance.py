@@ -72,8 +72,7 @@ def _found(index: ItemIndex, rows: np.ndarray, width: int) -> np.ndarray:
         if index.sketch is None:
             found[part] = _along(index, slopes, rows[part], width)
         else:
-            marks = np.zeros((1, index.capacity), np.uint8)
-            given = slopes.numpy(), rows[part], index.columns, index.rows, marks, matrix_unit()
+            given = slopes.numpy(), rows[part], index.columns, index.rows, matrix_unit()
             over_lanes(find_along, len(slopes), *given, found[part])
     return found
 
@@ -92,7 +91,7 @@ def _along(index: ItemIndex, slopes: torch.Tensor, rows: np.ndarray, width: int)
     marks = torch.zeros(1, index.capacity, dtype=torch.uint8, device=index.device)
     nobody = torch.zeros(len(rows), dtype=torch.int64, device=index.device)
     whole = padded(index.rows, ROW_BLOCK)
-    found = farthest(index, marks, nobody, slopes[:, None], width + 1, whole)[:, 0]
+    found = farthest(index, marks, nobody, nobody + 1, slopes[:, None], width + 1, whole)[:, 0]
     own = found == torch.from_numpy(rows).to(index.device)[:, None]
     order = (own | (found == NO_NEIGHBOR)).to(torch.uint8).argsort(dim=1, stable=True)
     lists = torch.full((len(rows), width), NO_NEIGHBOR, device=index.device)

@@ -16,7 +16,7 @@ import torch
 
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
-from engine.kernels.merging import BARRED, VISITED
+from engine.kernels.marks import BARRED, VISITED
 from engine.kernels.rounds import EXTRA_FOUND
 from engine.kernels.stages import BARREN, ENTERED, FAR, FILL, FULL, NEAR, SEEDS
 from engine.lanes import NO_ROW, NO_SLOT, Lanes
@@ -26,8 +26,8 @@ class Turn(NamedTuple):
     """What each of n lanes is to do, int64[n] each, on the device.
 
     lanes: who they are. offered: how many of the rows that it was given were chosen from already. wanted: rows that it
-    scores at most, and left: those that its budget leaves. evaluations: how many it has scored. beam, results: how many
-    each keeps. The others as in `engine.lanes.Lanes`.
+    scores at most, and left: those that its budget leaves. evaluations: how many it has scored. floors: of its marks.
+    beam, results: how many each keeps. The others as in `engine.lanes.Lanes`.
     """
 
     lanes: torch.Tensor
@@ -37,6 +37,7 @@ class Turn(NamedTuple):
     widths: torch.Tensor
     clusters: torch.Tensor
     evaluations: torch.Tensor
+    floors: torch.Tensor
     walks: torch.Tensor
     per_group: torch.Tensor
     beam: torch.Tensor
@@ -85,7 +86,7 @@ def _given(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.
     places = torch.arange(extent.pairs, device=index.device)
     behind = (turn.offered[:, None] + places).clamp(max=lanes.given.shape[1] - 1)
     rows = lanes.given[turn.lanes[:, None], behind].masked_fill(places >= turn.wanted[:, None], NO_ROW)
-    return _taken(lanes, turn, extent, rows, _unvisited(index, lanes, turn.lanes, rows) & _first_of_each(rows))
+    return _taken(lanes, turn, extent, rows, _unvisited(index, lanes, turn, rows) & _first_of_each(rows))
 
 
 def _near(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.Tensor:
@@ -100,7 +101,7 @@ def _near(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.T
     neighbors = index.links[rows].masked_fill((rows == NO_ROW)[:, :, None], NO_ROW).long()
     estimates = _estimates(index.state, neighbors, lanes.tangents[mine[:, None], slots]).flatten(1)
     best_first = neighbors.flatten(1).gather(1, estimates.argsort(dim=1, descending=True, stable=True))
-    unmarked = (best_first != NO_ROW) & (lanes.marks[mine[:, None], best_first] == 0)
+    unmarked = (best_first != NO_ROW) & (_marks(lanes, turn, best_first) == 0)
     live = index.versions[best_first] > 0
     return _taken(lanes, turn, extent, best_first, unmarked & live & _first_of_each(best_first))
 
@@ -112,7 +113,7 @@ def _far(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch.Te
     centres, made = clustered(slopes, known, turn.clusters, extent.clusters)
     several = made.sum(dim=1).clamp(min=1)
     keeps = -(-turn.wanted // several) * torch.where(several > 1, EXTRA_FOUND, 1)
-    found = farthest(index, lanes.marks, mine, centres, extent.pairs, extent.rows)
+    found = farthest(index, lanes.marks, mine, turn.floors, centres, extent.pairs, extent.rows)
     beyond = torch.arange(found.shape[2], device=index.device) >= keeps[:, None, None]
     # By turns: the first of every centre, then the second of every centre.
     rows = found.masked_fill(~made[:, :, None] | beyond, NO_ROW).transpose(1, 2).flatten(1)
@@ -129,7 +130,7 @@ def _linked(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch
     expanded = lanes.beam.rows[mine].masked_fill(~parents, NO_ROW)
     neighbors = index.links[expanded].masked_fill(~parents[:, :, None], NO_ROW).long()
     rows = neighbors.flatten(1)
-    fresh = _unvisited(index, lanes, mine, rows) & _first_of_each(rows)
+    fresh = _unvisited(index, lanes, turn, rows) & _first_of_each(rows)
     later = fresh & (fresh.cumsum(dim=1) > room[:, None])
     lanes.unexpanded[mine] = later.reshape(neighbors.shape).any(dim=2)
     table = _taken(lanes, turn, extent, rows, fresh)
@@ -137,7 +138,7 @@ def _linked(index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent) -> torch
     if len(lost):
         alone = Turn(*(column[lost] for column in turn))
         every = torch.arange(index.rows, device=index.device).expand(len(lost), -1)
-        unseen = _unvisited(index, lanes, alone.lanes, every)
+        unseen = _unvisited(index, lanes, alone, every)
         table[lost] = _taken(lanes, alone, extent, every, unseen)
     return table
 
@@ -149,7 +150,8 @@ def _taken(lanes: Lanes, turn: Turn, extent: Extent, rows: torch.Tensor, fit: to
     """The first of the rows int64[n, c] that ``fit``, bool[n, c], as many as each lane scores: int64[n, pairs]."""
     places = _packing(fit, torch.minimum(turn.wanted, turn.left), extent.pairs)
     table = _packed(rows, places, extent.pairs)
-    lanes.marks[turn.lanes[:, None], table] |= VISITED
+    where = turn.lanes[:, None], table
+    lanes.marks[where] = torch.maximum(lanes.marks[where], turn.floors[:, None].to(torch.uint8)) | VISITED
     return table
 
 
@@ -193,7 +195,7 @@ def _into_results(
     index: ItemIndex, lanes: Lanes, turn: Turn, extent: Extent, rows: torch.Tensor, scores: torch.Tensor
 ) -> torch.Tensor:
     mine, width = turn.lanes, extent.results
-    barred = (rows == NO_ROW) | (lanes.marks[mine[:, None], rows] & BARRED != 0) | (index.versions[rows] <= 0)
+    barred = (rows == NO_ROW) | (_marks(lanes, turn, rows) & BARRED != 0) | (index.versions[rows] <= 0)
     scores, rows = scores.masked_fill(barred, -torch.inf), rows.masked_fill(barred, NO_ROW)
     if extent.grouped:
         rows, scores = _limit_groups(index, lanes, turn, rows, scores)
@@ -241,9 +243,15 @@ def _derived(lanes: Lanes, mine: torch.Tensor) -> torch.Tensor:
     return (lanes.slots[mine] != NO_SLOT) & (lanes.beam.rows[mine] != NO_ROW)
 
 
-def _unvisited(index: ItemIndex, lanes: Lanes, mine: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _marks(lanes: Lanes, turn: Turn, rows: torch.Tensor) -> torch.Tensor:
+    """uint8[n, c]: the bits of the marks of rows int64[n, c], 0 for what was left by others."""
+    marks = lanes.marks[turn.lanes[:, None], rows]
+    return marks.masked_fill(marks < turn.floors[:, None], 0)
+
+
+def _unvisited(index: ItemIndex, lanes: Lanes, turn: Turn, rows: torch.Tensor) -> torch.Tensor:
     """bool[n, c]: which of the rows int64[n, c] hold an item that the lane has not scored."""
-    return (rows != NO_ROW) & (index.versions[rows] > 0) & (lanes.marks[mine[:, None], rows] & VISITED == 0)
+    return (rows != NO_ROW) & (index.versions[rows] > 0) & (_marks(lanes, turn, rows) & VISITED == 0)
 
 
 def _packing(kept: torch.Tensor, counts: torch.Tensor, width: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from engine.kernels import UNCOUNTED
+from engine.kernels.marks import HIGHEST_FLOOR, STEP
 from engine.kernels.stages import GIVEN_ROWS
 
 
@@ -17,8 +18,7 @@ class Numbers(NamedTuple):
 
     First what a query asks for: beam and k, the sizes of its lists, and others as in `engine.query` and
     `engine.lanes.Given`. givens: how many rows it is to score first. next_stages: the stage behind these. Then how far
-    it is, as in `engine.lanes.Lanes`. whole: whether all marks are to be undone behind it, for a filter made them or
-    not all that it scored is in the lane's column of scored rows.
+    it is, as in `engine.lanes.Lanes`. Only floors, see `engine.kernels.marks`, outlast a query.
     """
 
     beam: np.ndarray
@@ -33,7 +33,6 @@ class Numbers(NamedTuple):
     filtered: np.ndarray
     next_stages: np.ndarray
     walks: np.ndarray
-    whole: np.ndarray
     running: np.ndarray
     wanted: np.ndarray
     offered: np.ndarray
@@ -41,14 +40,11 @@ class Numbers(NamedTuple):
     quiet: np.ndarray
     steps: np.ndarray
     evaluations: np.ndarray
+    floors: np.ndarray
 
 
-_BEAM, _K, _PAIRS, _ROUNDS, _GIVENS, _FILTERED = map(
-    Numbers._fields.index, ("beam", "k", "pairs", "rounds", "givens", "filtered")
-)
-_WALKS, _WHOLE, _RUNNING, _WANTED, _EVALUATIONS = map(
-    Numbers._fields.index, ("walks", "whole", "running", "wanted", "evaluations")
-)
+_BEAM, _K, _PAIRS, _ROUNDS, _GIVENS = map(Numbers._fields.index, ("beam", "k", "pairs", "rounds", "givens"))
+_WALKS, _RUNNING, _WANTED, _FLOORS = map(Numbers._fields.index, ("walks", "running", "wanted", "floors"))
 
 
 @njit(**UNCOUNTED)
@@ -78,7 +74,7 @@ def room_of(asked, most_slots):
 
 @njit(**UNCOUNTED)
 def open_lanes(chosen, asked, numbers, rows, lanes):
-    """Empty the lists of lanes int64[n], unmark what they scored last, and write down what comes into them.
+    """Empty the lists of lanes int64[n], forget their marks, and write down what comes into them.
 
     asked: int64[n, …], the first of each one's numbers. rows: int64[m], those given to the first of them, and so on.
     """
@@ -90,27 +86,30 @@ def open_lanes(chosen, asked, numbers, rows, lanes):
         first += asked[i, _GIVENS]
         lanes.beam_scores[lane], lanes.beam_rows[lane] = -np.inf, -1
         lanes.result_scores[lane], lanes.result_rows[lane] = -np.inf, -1
-        scored, room = numbers[_EVALUATIONS, lane], lanes.scored.shape[1]
-        if numbers[_WHOLE, lane] or scored > room:
+        if _write_numbers(lane, asked, i, numbers):
             lanes.marks[lane] = 0
-        for slot in range(min(scored, room)):
-            lanes.marks[lane, lanes.scored[lane, slot]] = 0
-        _write_numbers(lane, asked, i, numbers)
 
 
 @njit(**UNCOUNTED)
-def write_numbers(chosen, asked, numbers):
-    """Write down what comes into lanes int64[n], and no more: their columns are on another device."""
+def write_numbers(chosen, asked, numbers, highest):
+    """Write down what comes into lanes int64[n], and no more: their columns are on another device.
+
+    highest: bool[n] becomes true for those whose marks are to be undone, since they have no higher floor.
+    """
     for i in range(len(chosen)):
-        _write_numbers(chosen[i], asked, i, numbers)
+        highest[i] = _write_numbers(chosen[i], asked, i, numbers)
 
 
 @njit(**UNCOUNTED)
 def _write_numbers(lane, asked, i, numbers):
+    """Write down what comes into a lane; returns whether its marks are to be undone, since there is no higher floor."""
+    highest = numbers[_FLOORS, lane] == HIGHEST_FLOOR
+    floor = STEP if highest else numbers[_FLOORS, lane] + STEP
     for number in range(len(numbers)):
         numbers[number, lane] = asked[i, number] if number < asked.shape[1] else 0
+    numbers[_FLOORS, lane] = floor
     numbers[_PAIRS, lane] = max(asked[i, _PAIRS], asked[i, _K])
     numbers[_WALKS, lane] = asked[i, _ROUNDS] > 0
-    numbers[_WHOLE, lane] = asked[i, _FILTERED]
     numbers[_RUNNING, lane] = 1
     numbers[_WANTED, lane] = min(asked[i, _GIVENS], GIVEN_ROWS)
+    return highest

@@ -30,7 +30,7 @@ class LaneColumns(NamedTuple):
     per_group: np.ndarray
     evaluations: np.ndarray
     marks: np.ndarray
-    scored: np.ndarray
+    floors: np.ndarray
     tangents: np.ndarray
     beam_sizes: np.ndarray
     beam_scores: np.ndarray

@@ -140,12 +140,15 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def zero_bytes(typing: Any, values: Any) -> Any:
-    """Which of the uint8[64] at an address are 0, one bit of a uint64 each."""
+def bytes_below(typing: Any, values: Any, limit: Any) -> Any:
+    """Which of the uint8[64] at an address are below a limit, itself a byte: one bit of a uint64 each."""
     kind = ir.VectorType(BYTE, 64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         values = builder.load(pointer(builder, arguments[0], kind), align=1)
-        return builder.bitcast(builder.icmp_unsigned("==", values, ir.Constant(kind, [0] * 64)), LONG)
+        limit = builder.trunc(arguments[1], BYTE)
+        single = builder.insert_element(ir.Constant(kind, ir.Undefined), limit, INT(0))
+        limits = builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT, 64), [0] * 64))
+        return builder.bitcast(builder.icmp_unsigned("<", values, limits), LONG)
 
-    return types.uint64(types.intp), generate
+    return types.uint64(types.intp, types.int64), generate

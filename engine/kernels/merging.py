@@ -8,10 +8,8 @@ from numba import njit
 
 from engine.kernels import UNCOUNTED
 from engine.kernels.instructions import prefetch
+from engine.kernels.marks import BARRED, VISITED, mark_of, visit
 from engine.kernels.stages import BARREN, ENTERED, FULL
-
-VISITED, BARRED = 1, 2
-"""Bits of a mark: the row was scored, it may not be returned."""
 
 _BLOCK = 64
 
@@ -30,21 +28,13 @@ def take(items, lanes, lane, table, line, candidates):
         row = table[line, place]
         if taken == left:
             break
-        if row >= 0 and items.versions[row] > 0 and lanes.marks[lane, row] & VISITED == 0:
-            visit(lanes, lane, row, lanes.evaluations[lane] + taken)
+        if row >= 0 and items.versions[row] > 0 and mark_of(lanes, lane, row) & VISITED == 0:
+            visit(lanes, lane, row)
             table[line, taken] = row
             taken += 1
     for place in range(taken, candidates):
         table[line, place] = -1
     return taken
-
-
-@njit(nogil=True, cache=True, inline="always")
-def visit(lanes, lane, row, slot):
-    """Mark a row as the lane's scored row number ``slot``."""
-    lanes.marks[lane, row] |= VISITED
-    if slot < lanes.scored.shape[1]:
-        lanes.scored[lane, slot] = row
 
 
 @njit(nogil=True, cache=True)
@@ -169,7 +159,7 @@ def _allowed(items, lanes, lane, table, i, order, count):
     kept = 0
     for c in range(count):
         row = table[i, order[c]]
-        if lanes.marks[lane, row] & BARRED == 0 and items.versions[row] > 0:
+        if mark_of(lanes, lane, row) & BARRED == 0 and items.versions[row] > 0:
             order[kept] = order[c]
             kept += 1
     return kept

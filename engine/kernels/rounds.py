@@ -11,7 +11,8 @@ from numba import njit
 from engine.kernels import UNCOUNTED
 from engine.kernels.byte_products import CENTRES
 from engine.kernels.instructions import prefetch
-from engine.kernels.merging import BARRED, VISITED, take, visit
+from engine.kernels.marks import BARRED, VISITED, mark_of, visit
+from engine.kernels.merging import take
 from engine.kernels.ranking import row_of, select
 from engine.kernels.scan import ROOM, SPARE, Scanned, centre_bytes, scan
 from engine.kernels.stages import FAR, FILL, NEAR, SEEDS
@@ -122,7 +123,7 @@ def _without_marked(lanes, lane, found, first, several):
     kept = first
     for place in range(first, several):
         found[0, kept] = found[0, place]
-        kept += lanes.marks[lane, row_of(found[0, place])] == 0
+        kept += mark_of(lanes, lane, row_of(found[0, place])) == 0
     return kept
 
 
@@ -153,7 +154,8 @@ def _choose_far(chosen, rows, items, lanes, matrix_unit, table, counts):
     # A lane whose gradients agree has few centres: they stand close together, and no scan is made for gaps.
     places = (made + CENTRES - 1) // CENTRES * CENTRES
     found, sizes = np.empty((places, ROOM * keeps.max()), np.int64), np.zeros(places, np.int64)
-    scanned = Scanned(items.interleaved, items.versions, rows, centres[:places], owners[:places], lanes.marks)
+    marks = lanes.marks, lanes.floors
+    scanned = Scanned(items.interleaved, items.versions, rows, centres[:places], owners[:places], *marks)
     scan(scanned, keeps[:places], found, sizes, matrix_unit, SPARE)
     for i in range(len(chosen)):
         if lanes.stages[chosen[i]] == FAR:
@@ -241,8 +243,8 @@ def _follow(items, lanes, lane, parent, table, line, taken, wanted):
 @njit(nogil=True, cache=True, inline="always")
 def _offer(items, lanes, lane, row, without, table, line, taken):
     """Take a row unless it is dead or has one of the marks ``without``; returns how many are taken then."""
-    if items.versions[row] <= 0 or lanes.marks[lane, row] & without:
+    if items.versions[row] <= 0 or mark_of(lanes, lane, row) & without:
         return taken
-    visit(lanes, lane, row, lanes.evaluations[lane] + taken)
+    visit(lanes, lane, row)
     table[line, taken] = row
     return taken + 1

@@ -15,7 +15,7 @@ from engine.kernels.byte_products import (
     rows_above,
     set_up_matrix_unit,
 )
-from engine.kernels.instructions import LANES, lowest_bit, prefetch, zero_bytes
+from engine.kernels.instructions import LANES, bytes_below, lowest_bit, prefetch
 from engine.kernels.ranking import key_of, row_of, select, sort, value_of
 
 ZERO = 128
@@ -39,7 +39,8 @@ class Scanned(NamedTuple):
 
     groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
     int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES; owners: int64[C], the lane
-    of each, −1 for padding behind the others. marks: uint8[lanes, ≥ rows of these groups].
+    of each, −1 for padding behind the others. marks: uint8[lanes, ≥ rows of these groups], floors:
+    int64[lanes], as in `engine.kernels.marks`.
     """
 
     groups: np.ndarray
@@ -48,6 +49,7 @@ class Scanned(NamedTuple):
     centres: np.ndarray
     owners: np.ndarray
     marks: np.ndarray
+    floors: np.ndarray
 
 
 class Scratch(NamedTuple):
@@ -111,11 +113,10 @@ def scan(scanned, keeps, found, sizes, matrix_unit, spare):
 
 
 @njit(nogil=True, cache=True)
-def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found):
+def find_along(first, last, slopes, own, items, rows, matrix_unit, found):
     """The live rows farthest along slopes float32[n, S], farthest first, each without its own, int64[n].
 
-    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. marks: as in
-    `Scanned`, of one lane. found: int64[n, width], −1 so far.
+    items: `engine.kernels.columns.ItemColumns` with ``rows`` in use. found: int64[n, width], −1 so far.
     """
     count, width = last - first, found.shape[1]
     places = (count + CENTRES - 1) // CENTRES * CENTRES
@@ -124,7 +125,8 @@ def find_along(first, last, slopes, own, items, rows, marks, matrix_unit, found)
         centre_bytes(slopes, first + c, items.scales, centres, c)
         owners[c] = 0
     keys, sizes = np.empty((places, ROOM * (width + 1)), np.int64), np.zeros(places, np.int64)
-    scanned = Scanned(items.interleaved, items.versions, rows, centres, owners, marks)
+    marks, floors = np.zeros((1, len(items.interleaved) * LANES), np.uint8), np.ones(1, np.int64)
+    scanned = Scanned(items.interleaved, items.versions, rows, centres, owners, marks, floors)
     keeps = np.full(places, width + 1)
     # What is found here stays: so that a part with more than its share hides nothing, five deviations are to spare.
     scan(scanned, keeps, keys, sizes, matrix_unit, SPARE + int(5 * np.sqrt(width / _SAMPLE)))
@@ -209,9 +211,9 @@ def _collect(scanned, products, turn, some, group, first, keeps, floors, found, 
         i = lowest_bit(some)
         some &= some - np.uint64(1)
         c = first + i
-        size, room = sizes[c], ROOM * keeps[c]
+        size, room, owner = sizes[c], ROOM * keeps[c], scanned.owners[c]
         bits = rows_above(products[turn].ctypes.data, i, floors[c])
-        bits &= zero_bytes(marks.ctypes.data + marks.shape[1] * scanned.owners[c] + row)
+        bits &= bytes_below(marks.ctypes.data + marks.shape[1] * owner + row, scanned.floors[owner])
         while bits:
             place = lowest_bit(bits)
             bits &= bits - np.uint64(1)

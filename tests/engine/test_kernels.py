@@ -17,6 +17,7 @@ from engine.kernels.columns import ItemColumns
 from engine.kernels.exponentials import exp, log
 from engine.kernels.float_products import QUAD
 from engine.kernels.instructions import LANES
+from engine.kernels.marks import HIGHEST_FLOOR, STEP, VISITED
 from engine.kernels.products import PANEL, ROWS, multiply, multiply_rows, padded
 from engine.kernels.ranking import key_of, number_of, order_of, row_of, select, sort, value_of
 from engine.kernels.rounds import take_best
@@ -212,9 +213,10 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
     for centre in range(11):
         centre_bytes(wanted, centre, sketch.scales, centres, centre)
     lanes = np.where(np.arange(2 * CENTRES) < 11, np.arange(2 * CENTRES) % 3, -1)
-    marks = (rng.random((3, len(sketch.interleaved) * LANES + 7)) < 0.3).astype(np.uint8)
+    shape, floors = (3, len(sketch.interleaved) * LANES + 7), np.array([STEP, 100, HIGHEST_FLOOR])
+    marks = np.where(rng.random(shape) < 0.3, rng.integers(0, 256, shape), 0).astype(np.uint8)
     keys, sizes, keeps = np.empty((len(lanes), ROOM * keep), np.int64), np.empty_like(lanes), np.full(len(lanes), keep)
-    scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks), keeps, keys, sizes, unit, SPARE)
+    scan(Scanned(sketch.interleaved, versions, rows, centres, lanes, marks, floors), keeps, keys, sizes, unit, SPARE)
 
     codes = sketch.interleaved.transpose(0, 2, 1, 3).reshape(-1, width)[:rows].astype(np.int64)
     np.testing.assert_array_equal(codes[:, :dimensions], sketch.codes[:rows, :dimensions])
@@ -222,7 +224,7 @@ def test_a_scan_finds_the_best_unmarked_rows_of_every_centre(
         if lane < 0:
             assert sizes[centre] == 0
             continue
-        free = (marks[lane, :rows] == 0) & (versions > 0)
+        free = (marks[lane, :rows] < floors[lane]) & (versions > 0)
         every = np.where(free, codes @ centres[centre].astype(np.int64), -(2**40))
         expected = np.sort(every[free])[::-1][:keep]
         size = sizes[centre]
@@ -243,7 +245,8 @@ def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> 
     centres = np.zeros((CENTRES, 4 * sketch.interleaved.shape[1]), np.int8)
     centre_bytes(np.ones((1, 16), np.float32), 0, sketch.scales, centres, 0)
     owners, marks = np.where(np.arange(CENTRES) == 0, 0, -1), np.zeros((1, len(sketch.interleaved) * LANES), np.uint8)
-    scanned = Scanned(sketch.interleaved, np.ones(6_000, np.int64), 6_000, centres, owners, marks)
+    floors = np.full(1, STEP)
+    scanned = Scanned(sketch.interleaved, np.ones(6_000, np.int64), 6_000, centres, owners, marks, floors)
     keys, sizes = np.empty((CENTRES, ROOM * keep), np.int64), np.zeros(CENTRES, np.int64)
     scan(scanned, np.full(CENTRES, keep), keys, sizes, unit, SPARE)
     assert sizes[0] < keep
@@ -253,7 +256,7 @@ def test_a_scan_with_enough_to_spare_misses_nothing(unit: np.ndarray | None) -> 
     # The index's own columns: what is compiled is kept with its types, and others are to load it without the tests.
     versions, links = np.ones(6_000, np.int64), np.full((6_000, 1), -1, np.int32)
     items = ItemColumns(versions, versions, links, sketch.codes, sketch.interleaved, sketch.scales)
-    find_along(0, 1, np.ones((1, 16), np.float32), np.array([7]), items, 6_000, marks, unit, found)
+    find_along(0, 1, np.ones((1, 16), np.float32), np.array([7]), items, 6_000, unit, found)
     assert (found >= 0).all()
     assert set(range(40)) - {7} <= set(found[0].tolist())
     assert 7 not in found
@@ -271,7 +274,8 @@ def test_bytes_keep_the_order_of_clearly_different_products() -> None:
     keys, sizes = np.empty((CENTRES, ROOM * 10), np.int64), np.empty(CENTRES, np.int64)
     marks, versions = np.zeros((1, len(sketch.interleaved) * LANES), np.uint8), np.ones(2_000, np.int64)
     lanes, keeps = np.zeros(CENTRES, np.int64), np.full(CENTRES, 10)
-    scan(Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks), keeps, keys, sizes, matrix_unit(), SPARE)
+    scanned = Scanned(sketch.interleaved, versions, 2_000, centres, lanes, marks, np.full(1, STEP))
+    scan(scanned, keeps, keys, sizes, matrix_unit(), SPARE)
     exact = np.argsort(-(wanted @ vectors.T), axis=1)[:, :10]
     found = [{row_of(key) for key in line} for line in keys[:, :10].tolist()]
     assert all(len(mine & set(best)) >= 8 for mine, best in zip(found, exact.tolist(), strict=True))
@@ -319,7 +323,7 @@ class Offered(NamedTuple):
     budgets: np.ndarray
     evaluations: np.ndarray
     marks: np.ndarray
-    scored: np.ndarray
+    floors: np.ndarray
 
 
 @settings(deadline=None)  # the first call compiles
@@ -329,28 +333,34 @@ class Offered(NamedTuple):
     wanted=st.integers(0, 60),
     left=st.integers(0, 60),
     marked=st.floats(0, 1),
+    floor=st.integers(1, HIGHEST_FLOOR // STEP).map(lambda step: step * STEP),
 )
-def test_the_best_rows_are_taken_once_each(seed: int, several: int, wanted: int, left: int, marked: float) -> None:
-    """Those of the largest keys that are live and unmarked, as far as the budget goes; each is visited then."""
+def test_the_best_rows_are_taken_once_each(
+    seed: int, several: int, wanted: int, left: int, marked: float, floor: int
+) -> None:
+    """Those of the largest keys that are live and unmarked, as far as the budget goes; each is visited then.
+
+    What was marked for others, below the lane's floor, is unmarked.
+    """
     rng, count = np.random.default_rng(seed), 80
     rows, values = rng.integers(0, count, several), rng.integers(-50, 50, several)
     found = np.array(
         [[key_of(value, row) for value, row in zip(values.tolist(), rows.tolist(), strict=True)]], np.int64
     )
     marks = np.zeros((2, count), np.uint8)
-    marks[1] = np.where(rng.random(count) < marked, rng.integers(1, 4, count), 0)
+    marks[1] = np.where(rng.random(count) < marked, floor + rng.integers(1, STEP, count), rng.integers(0, floor, count))
     versions = np.where(rng.random(count) < 0.9, 1, -1)
     before, numbers = marks.copy(), (np.array([0, wanted]), np.array([0, 3 + left]), np.array([0, 3]))
-    columns = Offered(versions, *numbers, marks, np.zeros((2, 40), np.int32))
+    columns = Offered(versions, *numbers, marks, np.array([STEP, floor]))
     table = np.full((1, 60), -1)
     taken = take_best(columns, columns, 1, found, several, table, 0)
     best_first = dict.fromkeys(rows[np.lexsort((rows, -values))].tolist())
-    expected = [row for row in best_first if before[1, row] == 0 and versions[row] > 0]
+    expected = [row for row in best_first if before[1, row] < floor and versions[row] > 0]
     expected = expected[: min(wanted, left)]
     assert sorted(table[0, :taken].tolist()) == sorted(expected)
     assert (table[0, taken:] == -1).all()
-    assert columns.scored[1, 3 : 3 + taken].tolist() == table[0, : min(taken, 37)].tolist()
     assert np.flatnonzero((marks != before)[1]).tolist() == sorted(expected)
+    assert (marks[1, expected] == floor | VISITED).all()
 
 
 def test_clusters_are_what_far_groups_have_in_the_middle() -> None:

@@ -11,6 +11,7 @@ from engine.errors import InvalidColumns, InvalidQuery
 from engine.graph import GraphParams
 from engine.index import ItemIndex
 from engine.kernels.hops import TOGETHER, Hop, deal
+from engine.kernels.marks import HIGHEST_FLOOR, STEP
 from engine.kernels.stages import FAR, GIVEN_ROWS, NEAR
 from engine.metric import InnerProduct, Users
 from engine.query import Answer, Query, SearchParams, Stop
@@ -423,6 +424,16 @@ def test_a_lane_forgets_who_was_in_it_before(name: str) -> None:
     wide = Query(SearchParams(k=index.rows, beam=index.rows))
     for query in before:
         assert same(search(index, [query, wide], lanes=1)[1], exhaustive(index, [wide])[0])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_lane_forgets_hundreds(name: str) -> None:
+    """Far more queries than there are floors for their marks, each answered as if it had been the first."""
+    index, rng = INDEXES[name], np.random.default_rng(5)
+    running = ParallelSearch(index, lanes=1)
+    for _ in range(3 * HIGHEST_FLOOR // STEP):
+        query = random_query(rng, index, SearchParams(k=10, pairs=int(rng.integers(1, 100))))
+        assert alike(name, answered(running, [query])[0], search(index, [query], lanes=1)[0])
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -15,7 +15,7 @@ from benchmarks.contest import LANES, Contestant, Lines, compete
 from benchmarks.depth import depth_rows
 from benchmarks.machine import THREADS, Machine
 from benchmarks.report import Report
-from benchmarks.search_bench import DEGREE, RELEVANT, Bench, K, asked_for, built
+from benchmarks.search_bench import DEGREE, RELEVANT, Bench, K, asked_for, built, link_relevant
 from benchmarks.search_figures import BYTE, SearchRow, fastest
 from engine.index import ItemIndex
 
@@ -46,7 +46,9 @@ def compare(challenge: Challenge, items: int, cache: Path, rounds: int, errors: 
     index = cached(large_challenge, cache, errors)
     with errors.status("exact answers, and the small graph"):
         large = repeated(large_challenge, index)
-        small = repeated(challenge.first(QUERIES), built(challenge, at_once=True))
+        index_of_few = built(challenge, relevant=False)
+        link_relevant(index_of_few, np.arange(index_of_few.rows))
+        small = repeated(challenge.first(QUERIES), index_of_few)
     with errors.status("measuring"):
         contestants = [Contestant.ours(bench, params) for bench in (small, large) for params in SETTINGS]
         results, floor = compete(contestants, rounds)
@@ -83,13 +85,22 @@ def cached(challenge: Challenge, folder: Path, errors: Console, device: torch.de
     """
     items = len(challenge.vectors)
     path = folder / f"hopstream-{challenge.name.replace(' ', '-')}-{items}-{DEGREE}-{RELEVANT}-{SEED}.npy"
-    if not path.exists():
-        with Progress(console=errors) as progress:
-            task = progress.add_task(f"building a graph of {items:,} items", total=items)
-            graph = built(challenge, lambda rows: progress.update(task, completed=rows), at_once=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(path, graph.links[:items].numpy())
-    index, links = ItemIndex(challenge.metric, DEGREE, device=device, relevant=RELEVANT), np.load(path)
-    columns = {"vectors": challenge.vectors, "biases": challenge.biases, "versions": np.ones((items, 1), np.int64)}
+    if path.exists():
+        return _loaded(challenge, np.load(path), device)
+    with Progress(console=errors) as progress:
+        task = progress.add_task(f"building a graph of {items:,} items", total=items)
+        graph = built(challenge, lambda rows: progress.update(task, completed=rows), relevant=False)
+    index = _loaded(challenge, graph.links[:items].numpy(), device)
+    with errors.status("looking for what is relevant to each item"):
+        link_relevant(index, np.arange(items))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(path, index.links[:items].cpu().numpy())
+    return index
+
+
+def _loaded(challenge: Challenge, links: np.ndarray, device: torch.device | str) -> ItemIndex:
+    index = ItemIndex(challenge.metric, DEGREE, device=device, relevant=RELEVANT)
+    versions = np.ones((len(links), 1), np.int64)
+    columns = {"vectors": challenge.vectors, "biases": challenge.biases, "versions": versions}
     index.load({**columns, "neighbors": links[:, :DEGREE], "relevant": links[:, DEGREE:]})
     return index

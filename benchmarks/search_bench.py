@@ -61,11 +61,12 @@ def asked_for(rounds: int, clusters: int, pairs: int, width: int) -> SearchParam
 
 
 def built(
-    challenge: Challenge, progress: Callable[[int], None] = lambda _: None, *, at_once: bool = False
+    challenge: Challenge, progress: Callable[[int], None] = lambda _: None, *, relevant: bool = True
 ) -> ItemIndex:
     """An index of a challenge's items, linked batch by batch, as the item writer does it.
 
-    at_once: plan the relevant links once, at the end: a seventeenth of the work, and none of them is out of date.
+    relevant: whether to what is relevant too. At once, by `link_relevant`, that is a seventeenth of the work, and no
+    link is out of date.
     """
     index = ItemIndex(challenge.metric, DEGREE, relevant=RELEVANT)
     total, params = len(challenge.vectors), GraphParams(candidates=2 * DEGREE)
@@ -80,15 +81,14 @@ def built(
             "versions": [(rows, np.ones((len(rows), 1), np.int64))],
         }
         index.apply(writes, int(rows[-1]) + 1)
-        if not at_once:
-            _link_relevant(index, rows)
+        if relevant:
+            link_relevant(index, rows)
         progress(index.rows)
-    if at_once:
-        _link_relevant(index, np.arange(total))
     return index
 
 
-def _link_relevant(index: ItemIndex, rows: np.ndarray) -> None:
+def link_relevant(index: ItemIndex, rows: np.ndarray) -> None:
+    """Link rows int64[n] to what is relevant, wherever the index lies."""
     change = plan_relevant(index, rows)
     index.apply({"relevant": [(change.rows, change.neighbors)]}, index.rows)
 

@@ -5,6 +5,7 @@ Of many lanes at once, in plain torch, on any device.
 
 import torch
 
+from engine import gpu_products
 from engine.index import ROW_BLOCK, ItemIndex
 from engine.kernels.tangents import CLUSTER_ROUNDS
 from engine.lanes import NO_ROW
@@ -52,22 +53,50 @@ def farthest(
     `engine.kernels.marks`. The first ``rows`` of the catalogue, whole blocks, are looked at block by block: the
     ``keep`` best lie in the ``keep`` best blocks.
     """
-    clusters = centres.shape[1]
-    across, gone = index.state[:rows].T, index.versions[:rows] <= 0
-    step = max(1, MOST_FLOATS // (clusters * rows))
-    found = []
-    parts = (torch.split(each, step) for each in (centres, mine, floors[:, None]))
-    for part, who, floor in zip(*parts, strict=True):
-        flat = part.flatten(0, 1)
-        flat = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % _CENTRES)).reshape(-1, _CENTRES, flat.shape[1])
-        products = torch.bmm(flat, across.expand(len(flat), -1, -1)).reshape(-1, rows)[: len(who) * clusters]
-        barred = (marks[who, :rows] >= floor) | gone
-        blocks = products.reshape(len(who), clusters, -1, ROW_BLOCK)
-        blocks.masked_fill_(barred.reshape(len(who), 1, -1, ROW_BLOCK), -torch.inf)
-        best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices
-        inside = blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK)).flatten(2)
-        chosen = inside.topk(min(keep, inside.shape[2]), dim=2)
-        block = best.gather(2, chosen.indices // ROW_BLOCK)
-        row = block * ROW_BLOCK + chosen.indices % ROW_BLOCK
-        found.append(row.masked_fill(~torch.isfinite(chosen.values), NO_ROW))
-    return torch.cat(found)
+    fused = gpu_products.usable(index.device)
+    floats = max(rows // ROW_BLOCK, keep * ROW_BLOCK) if fused else rows
+    step = max(1, MOST_FLOATS // (centres.shape[1] * floats))
+    parts = zip(*(torch.split(each, step) for each in (mine, floors, centres)), strict=True)
+    find = along_fused if fused else along
+    return torch.cat([find(index, marks, who, above, towards, keep, rows) for who, above, towards in parts])
+
+
+def along(
+    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, floors: torch.Tensor, centres: torch.Tensor, keep: int,
+    rows: int,
+) -> torch.Tensor:  # fmt: skip
+    """See `farthest`."""
+    flat = centres.flatten(0, 1)
+    flat = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % _CENTRES)).reshape(-1, _CENTRES, flat.shape[1])
+    products = torch.bmm(flat, index.state[:rows].T.expand(len(flat), -1, -1)).reshape(-1, rows)
+    blocks = products[: centres.shape[0] * centres.shape[1]].reshape(*centres.shape[:2], -1, ROW_BLOCK)
+    barred = (marks[mine, :rows] >= floors[:, None]) | (index.versions[:rows] <= 0)
+    blocks.masked_fill_(barred.reshape(len(mine), 1, -1, ROW_BLOCK), -torch.inf)
+    best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices
+    return _best_inside(best, blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK)), keep)
+
+
+def along_fused(
+    index: ItemIndex, marks: torch.Tensor, mine: torch.Tensor, floors: torch.Tensor, centres: torch.Tensor, keep: int,
+    rows: int,
+) -> torch.Tensor:  # fmt: skip
+    """The same: only of the best blocks are there products in memory, made once more, from all bits."""
+    maxima = gpu_products.block_maxima(index.state, index.versions, marks, mine, floors, centres, rows)
+    best = maxima.topk(min(keep, maxima.shape[2]), dim=2).indices
+    inside = _rows_of(best)
+    products = gpu_products.row_products(index.state, inside.flatten(2), torch.nn.functional.pad(centres, (0, 1)))
+    barred = (marks[mine[:, None, None, None], inside] >= floors[:, None, None, None]) | (index.versions[inside] <= 0)
+    return _best_inside(best, products.reshape(inside.shape).masked_fill_(barred, -torch.inf), keep)
+
+
+def _best_inside(best: torch.Tensor, products: torch.Tensor, keep: int) -> torch.Tensor:
+    """The rows of the ``keep`` largest products float32[n, c, b, ROW_BLOCK] of blocks int64[n, c, b], −1 for −inf."""
+    inside = products.flatten(2)
+    chosen = inside.topk(min(keep, inside.shape[2]), dim=2)
+    rows = _rows_of(best).flatten(2).gather(2, chosen.indices)
+    return rows.masked_fill(~torch.isfinite(chosen.values), NO_ROW)
+
+
+def _rows_of(blocks: torch.Tensor) -> torch.Tensor:
+    """int64[…, ROW_BLOCK] of blocks int64[…]."""
+    return blocks[..., None] * ROW_BLOCK + torch.arange(ROW_BLOCK, device=blocks.device)

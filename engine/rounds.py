@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from engine import gpu_products
 from engine.directions import MOST_FLOATS, clustered, farthest
 from engine.index import ItemIndex
 from engine.kernels.marks import BARRED, VISITED
@@ -279,6 +280,8 @@ def _first_of_each(rows: torch.Tensor) -> torch.Tensor:
 
 def _estimates(state: torch.Tensor, neighbors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     """What planes float32[n, w, S + 1] say of the states of neighbors int64[n, w, R]: float32[n, w, R]."""
+    if gpu_products.usable(state.device):
+        return gpu_products.row_products(state, neighbors, planes)
     step = max(1, MOST_FLOATS // (neighbors[0].numel() * state.shape[1]))
     parts = []
     for rows, part in zip(torch.split(neighbors, step), torch.split(planes, step), strict=True):

@@ -1,0 +1,75 @@
+"""Products on a GPU that are used up where they are made, instead of written to memory by torch and read again.
+
+`engine.rounds` and `engine.directions` do the same in plain torch on devices that Triton does not serve. Triton comes
+with torch where that is built for CUDA.
+"""
+
+import warnings
+from functools import cache
+
+import torch
+
+from engine.index import ROW_BLOCK
+from engine.kernels.products import power_of_two
+
+try:
+    from engine.kernels import gpu
+except ImportError:  # torch for CPUs comes without Triton
+    gpu = None  # type: ignore[assignment]
+
+_CENTRES, _FEWEST_CENTRES = 128, 16
+"""Centres that are multiplied with one block of rows, and the fewest that a tensor core takes."""
+
+_DEPTH = 16
+"""Dimensions that it multiplies at a time, at least."""
+
+_ROWS = 32
+"""Rows that are gathered together."""
+
+
+@cache
+def usable(device: torch.device) -> bool:
+    """Whether Triton serves a device: tried once, as it needs a driver that fits, and a C compiler for its launcher."""
+    if gpu is None or device.type != "cuda":
+        return False
+    state, row = torch.ones(1, 4, device=device), torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
+    try:
+        row_products(state, row, torch.ones(1, 1, 5, device=device))
+    except Exception as error:  # noqa: BLE001 - whatever is missing, torch does the same
+        warnings.warn(f"searching in plain torch, since Triton does not run on {device}: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def row_products(state: torch.Tensor, rows: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+    """What planes float32[n, w, S + 1] say of states float32[…, S] of rows int64[n, w, R]: float32[n, w, R].
+
+    No row, −1, is worth −inf.
+    """
+    lanes, several, each = rows.shape
+    out = torch.empty(rows.shape, device=state.device)
+    gpu.row_products[lanes * several, -(-each // _ROWS)](
+        rows.contiguous(), planes.contiguous(), state, out, each,
+        width=state.shape[1], padded=power_of_two(state.shape[1]), together=_ROWS,
+    )  # fmt: skip
+    return out
+
+
+def block_maxima(
+    state: torch.Tensor, versions: torch.Tensor, marks: torch.Tensor, mine: torch.Tensor, floors: torch.Tensor,
+    centres: torch.Tensor, rows: int,
+) -> torch.Tensor:  # fmt: skip
+    """The largest product of each centre with a live and unmarked row of each block: float32[n, c, rows / ROW_BLOCK].
+
+    Made of factors of ten bits, as tensor cores take them: good enough to choose blocks by. centres: float32[n, c, S];
+    the rest as in `engine.directions.farthest`. −inf where there is no such row.
+    """
+    lanes, clusters, width = centres.shape
+    count, blocks = lanes * clusters, rows // ROW_BLOCK
+    out = torch.empty(lanes, clusters, blocks, device=state.device)
+    tile = max(_FEWEST_CENTRES, min(_CENTRES, power_of_two(count)))
+    gpu.block_maxima[blocks, -(-count // tile)](
+        centres.contiguous(), state, versions, marks, mine, floors, out, count, marks.stride(0), blocks,
+        clusters=clusters, width=width, tile=tile, together=ROW_BLOCK, depth=_DEPTH,
+    )  # fmt: skip
+    return out

@@ -199,8 +199,6 @@ class ReferenceMetric:
 
 def padded_histories(queries: Sequence[Query], longest: int) -> np.ndarray:
     """History rows int64[n, longest] of the queries, the newest of each, −1 behind the last."""
-    rows = np.full((len(queries), longest), -1)
-    for line, query in zip(rows, queries, strict=True):
-        history = query.history_rows[:longest]
-        line[: len(history)] = history
+    rows, newest = np.full((len(queries), longest), -1), [query.history_rows[:longest] for query in queries]
+    rows[np.arange(longest) < np.array(list(map(len, newest)))[:, None]] = np.concatenate(newest)
     return rows

@@ -46,8 +46,8 @@ class TorchHops:
         gone = index.versions[rows] != lanes.result_versions[mine]
         together = torch.stack([rows.masked_fill(gone, NO_ROW).int(), scores.view(torch.int32)]).cpu().numpy()
         good = together[0] != NO_ROW
-        kept_rows, kept_scores = together[0, good].astype(np.int64), together[1, good].view(np.float32)
-        ends = good.sum(axis=1).cumsum().tolist()
+        kept, ends = np.flatnonzero(good), good.sum(axis=1).cumsum().tolist()
+        kept_rows, kept_scores = together[0].ravel()[kept].astype(np.int64), together[1].ravel()[kept].view(np.float32)
         return [(kept_rows[first:end], kept_scores[first:end]) for first, end in pairwise([0, *ends])]
 
     def _take(self, index: ItemIndex, lanes: Lanes, mine: np.ndarray) -> torch.Tensor:

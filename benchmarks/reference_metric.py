@@ -25,7 +25,6 @@ from engine.metric import Users, for_kernels, pair_arrays, runs_compiled
 from engine.query import Query
 
 HISTORY = 20
-_FOLDED_TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +157,7 @@ class ReferenceMetric:
         if not runs_compiled(self, state):
             plain.fold_users(state, histories, lanes, self._on(state.device), ReferenceUsers(*users))
             return
-        over_lanes(
-            fold_users, len(queries), self.stored(state), histories, lanes, self._layers,
-            ReferenceUsers(*users), together=_FOLDED_TOGETHER,
-        )  # fmt: skip
+        fold_users(0, len(queries), self.stored(state), histories, lanes, self._layers, ReferenceUsers(*users))
 
     def score(self, state: torch.Tensor, rows: torch.Tensor, users: Users, lanes: torch.Tensor) -> torch.Tensor:
         """δ float32[n, p]."""

@@ -37,7 +37,6 @@ from engine.query import Query
 MAX_HISTORY = 127
 """History items that one lane weighs; older ones are left out."""
 
-_FOLDED_TOGETHER = 16
 _LONGEST = MAX_HISTORY + 1
 _NO_ROW = -1
 _TILES = 8_192
@@ -210,7 +209,7 @@ class MlpMetric:
     ) -> None:
         biases = self._code_bias, self._history_bias
         given = state.numpy(), self._histories(queries), *biases, lanes, users
-        over_lanes(fold_histories, len(queries), *given, together=_FOLDED_TOGETHER)
+        fold_histories(0, len(queries), *given)  # on this thread: to wake another takes as long as it would save
 
     def _encode_plain(self, queries: Sequence[Query], state: torch.Tensor, users: MlpUsers, lanes: np.ndarray) -> None:
         """An own vector stands behind the last row, and zeros behind all."""

@@ -37,20 +37,17 @@ def in_parts(work: Callable[[int], None], parts: int, threads: int) -> None:
         other.result()
 
 
-def over_lanes(kernel: Callable[..., None], count: int, *arguments: object, together: int | None = None) -> None:
-    """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, on as many threads as torch may use.
+def over_lanes(kernel: Callable[..., None], count: int, *arguments: object) -> None:
+    """Call ``kernel(first, last, *arguments)`` for parts of 0 … count, one for each thread that torch may use.
 
-    There are as many parts as threads, or as many as have so many lanes ``together``, if no part costs more than its
-    lanes do.
+    To wake a thread takes a tenth of a millisecond: for what takes longer.
     """
-    most = count if together is None else max(1, count // together)
-    threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), most)
+    threads = 1 if getattr(_local, "alone", False) else min(torch.get_num_threads(), count)
     if threads <= 1:
         if count:
             kernel(0, count, *arguments)
         return
-    parts = threads if together is None else most
-    in_parts(lambda part: kernel(count * part // parts, count * (part + 1) // parts, *arguments), parts, threads)
+    in_parts(lambda part: kernel(count * part // threads, count * (part + 1) // threads, *arguments), threads, threads)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Beside each number of lanes stand two floors, measured on the same device: what the search multiplies at the rate of
 its float32 matrix product, and what it cannot but move at the rate of its memory. Behind them what the device makes of
-scoring every item, also in plain torch. `--items` adds items up to so many, as `benchmarks.search` does.
+scoring every item in plain torch. `--items` adds items up to so many, as `benchmarks.search` does.
 """
 
 import statistics

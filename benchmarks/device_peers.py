@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from benchmarks.search_bench import Bench, K
+from engine.metric import Users
 from engine.query import Query
 
 TOGETHER, BLOCK = 32, 32_768
@@ -23,7 +24,7 @@ def exhaustive(bench: Bench, queries: list[Query]) -> np.ndarray:
     return answers
 
 
-def _best(bench: Bench, users: tuple[torch.Tensor, ...], count: int) -> torch.Tensor:
+def _best(bench: Bench, users: Users, count: int) -> torch.Tensor:
     """int64[count, K] for the users of the first lanes."""
     index, lanes = bench.index, torch.arange(count, device=bench.index.device)
     scores, rows = [], []

@@ -32,16 +32,13 @@ def fill(where: np.ndarray, *columns: tuple[torch.Tensor, float]) -> None:
             column.index_fill_(0, places, value)
 
 
-def write(
-    column: torch.Tensor | np.ndarray, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray | float
-) -> None:
+def write(column: torch.Tensor | np.ndarray, where: np.ndarray | tuple[np.ndarray, ...], values: np.ndarray) -> None:
     """``column[where] = values``; where: int64[n], or one of these for each of the first dimensions."""
     if isinstance(column, np.ndarray) or column.device.type == "cpu":
         np.asarray(column)[where] = values
         return
     places = _on(column.device, np.stack(where if isinstance(where, tuple) else (where,)))
-    given = torch.as_tensor(values, dtype=column.dtype)
-    column[tuple(places)] = given if given.dim() == 0 else given.to(column.device, non_blocking=True)
+    column[tuple(places)] = torch.as_tensor(values, dtype=column.dtype).to(column.device, non_blocking=True)
 
 
 def _on(device: torch.device, rows: np.ndarray) -> torch.Tensor:

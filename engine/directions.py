@@ -1,6 +1,6 @@
 """Where the gradients of a beam point: a few middles of them, and the rows farthest in these directions.
 
-Of many lanes at once, in plain torch, on any device.
+Of many lanes at once, in torch, on any device, and in Triton where that runs.
 """
 
 import torch
@@ -14,7 +14,7 @@ MOST_FLOATS = 2**28
 """Of an intermediate result, as it grows with the lanes: those beyond come later."""
 
 _CENTRES = 64
-"""Centres of one product: of a fixed shape, so that nobody's products depend on who else looks far."""
+"""Centres of one product of torch: of a fixed shape, so that nobody's products depend on who else looks far."""
 
 
 def clustered(
@@ -51,9 +51,9 @@ def farthest(
 
     marks: uint8[lanes, > rows], of which ``mine``, int64[n], are the centres' lanes, with floors int64[n] as in
     `engine.kernels.marks`. The first ``rows`` of the catalogue, whole blocks, are looked at block by block: the
-    ``keep`` best lie in the ``keep`` best blocks.
+    ``keep`` best lie in the ``keep`` best blocks, which Triton chooses by ten bits of every factor.
     """
-    fused = gpu_products.usable(index.device)
+    fused = gpu_products.usable(index.state.device)
     floats = max(rows // ROW_BLOCK, keep * ROW_BLOCK) if fused else rows
     step = max(1, MOST_FLOATS // (centres.shape[1] * floats))
     parts = zip(*(torch.split(each, step) for each in (mine, floors, centres)), strict=True)
@@ -73,7 +73,8 @@ def along(
     barred = (marks[mine, :rows] >= floors[:, None]) | (index.versions[:rows] <= 0)
     blocks.masked_fill_(barred.reshape(len(mine), 1, -1, ROW_BLOCK), -torch.inf)
     best = blocks.amax(dim=3).topk(min(keep, blocks.shape[2]), dim=2).indices
-    return _best_inside(best, blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK)), keep)
+    products = blocks.gather(2, best[:, :, :, None].expand(-1, -1, -1, ROW_BLOCK))
+    return _best_inside(_rows_of(best), products, keep)
 
 
 def along_fused(
@@ -82,19 +83,16 @@ def along_fused(
 ) -> torch.Tensor:  # fmt: skip
     """The same: only of the best blocks are there products in memory, made once more, from all bits."""
     maxima = gpu_products.block_maxima(index.state, index.versions, marks, mine, floors, centres, rows)
-    best = maxima.topk(min(keep, maxima.shape[2]), dim=2).indices
-    inside = _rows_of(best)
+    inside = _rows_of(maxima.topk(min(keep, maxima.shape[2]), dim=2).indices)
     products = gpu_products.row_products(index.state, inside.flatten(2), torch.nn.functional.pad(centres, (0, 1)))
     barred = (marks[mine[:, None, None, None], inside] >= floors[:, None, None, None]) | (index.versions[inside] <= 0)
-    return _best_inside(best, products.reshape(inside.shape).masked_fill_(barred, -torch.inf), keep)
+    return _best_inside(inside, products.reshape(inside.shape).masked_fill_(barred, -torch.inf), keep)
 
 
-def _best_inside(best: torch.Tensor, products: torch.Tensor, keep: int) -> torch.Tensor:
-    """The rows of the ``keep`` largest products float32[n, c, b, ROW_BLOCK] of blocks int64[n, c, b], −1 for −inf."""
-    inside = products.flatten(2)
-    chosen = inside.topk(min(keep, inside.shape[2]), dim=2)
-    rows = _rows_of(best).flatten(2).gather(2, chosen.indices)
-    return rows.masked_fill(~torch.isfinite(chosen.values), NO_ROW)
+def _best_inside(rows: torch.Tensor, products: torch.Tensor, keep: int) -> torch.Tensor:
+    """Those of rows int64[n, c, b, ROW_BLOCK] with the ``keep`` largest products, of the same shape; −1 for −inf."""
+    chosen = products.flatten(2).topk(min(keep, products[0, 0].numel()), dim=2)
+    return rows.flatten(2).gather(2, chosen.indices).masked_fill(~torch.isfinite(chosen.values), NO_ROW)
 
 
 def _rows_of(blocks: torch.Tensor) -> torch.Tensor:

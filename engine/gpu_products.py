@@ -32,13 +32,22 @@ def usable(device: torch.device) -> bool:
     """Whether Triton serves a device: tried once, as it needs a driver that fits, and a C compiler for its launcher."""
     if gpu is None or device.type != "cuda":
         return False
-    state, row = torch.ones(1, 4, device=device), torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
     try:
-        row_products(state, row, torch.ones(1, 1, 5, device=device))
+        _try(device)
     except Exception as error:  # noqa: BLE001 - whatever is missing, torch does the same
         warnings.warn(f"searching in plain torch, since Triton does not run on {device}: {error}", stacklevel=2)
         return False
     return True
+
+
+def _try(device: torch.device) -> None:
+    """Raise what keeps Triton from multiplying there."""
+    state, lane = torch.ones(ROW_BLOCK, 4, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    marks = torch.zeros(1, ROW_BLOCK, dtype=torch.uint8, device=device)
+    products = row_products(state, lane[None, None], torch.ones(1, 1, 5, device=device))
+    maxima = block_maxima(state, lane.expand(ROW_BLOCK) + 1, marks, lane, lane + 1, state[None, :1], ROW_BLOCK)
+    if (found := (products.item(), maxima.item())) != (5.0, 4.0):
+        raise RuntimeError(f"4 ones and 1 are {found[0]}, 4 ones {found[1]}")
 
 
 def row_products(state: torch.Tensor, rows: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
@@ -48,10 +57,11 @@ def row_products(state: torch.Tensor, rows: torch.Tensor, planes: torch.Tensor) 
     """
     lanes, several, each = rows.shape
     out = torch.empty(rows.shape, device=state.device)
-    gpu.row_products[lanes * several, -(-each // _ROWS)](
-        rows.contiguous(), planes.contiguous(), state, out, each,
-        width=state.shape[1], padded=power_of_two(state.shape[1]), together=_ROWS,
-    )  # fmt: skip
+    with torch.cuda.device_of(state):  # type: ignore[no-untyped-call]  # where Triton runs what it runs
+        gpu.row_products[lanes * several, -(-each // _ROWS)](
+            rows.contiguous(), planes.contiguous(), state, out, each,
+            width=state.shape[1], padded=power_of_two(state.shape[1]), together=_ROWS,
+        )  # fmt: skip
     return out
 
 
@@ -68,8 +78,9 @@ def block_maxima(
     count, blocks = lanes * clusters, rows // ROW_BLOCK
     out = torch.empty(lanes, clusters, blocks, device=state.device)
     tile = max(_FEWEST_CENTRES, min(_CENTRES, power_of_two(count)))
-    gpu.block_maxima[blocks, -(-count // tile)](
-        centres.contiguous(), state, versions, marks, mine, floors, out, count, marks.stride(0), blocks,
-        clusters=clusters, width=width, tile=tile, together=ROW_BLOCK, depth=_DEPTH,
-    )  # fmt: skip
+    with torch.cuda.device_of(state):  # type: ignore[no-untyped-call]
+        gpu.block_maxima[blocks, -(-count // tile)](
+            centres.contiguous(), state, versions, marks, mine, floors, out, count, marks.stride(0), blocks,
+            clusters=clusters, width=width, tile=tile, together=ROW_BLOCK, depth=_DEPTH,
+        )  # fmt: skip
     return out

@@ -87,7 +87,7 @@ def _slopes(index: ItemIndex, rows: np.ndarray, users: Users) -> torch.Tensor:
 
 
 def _along(index: ItemIndex, slopes: torch.Tensor, rows: np.ndarray, width: int) -> np.ndarray:
-    """What `engine.kernels.scan.find_along` finds, in plain torch."""
+    """What `engine.kernels.scan.find_along` finds, where compiled code does not search."""
     marks = torch.zeros(1, index.capacity, dtype=torch.uint8, device=index.device)
     nobody = torch.zeros(len(rows), dtype=torch.int64, device=index.device)
     whole = padded(index.rows, ROW_BLOCK)

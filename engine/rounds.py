@@ -4,10 +4,10 @@
 whole catalogue that lie farthest in the direction of a few middles of the gradients. By turns they find what a walk
 alone does not reach, for a fraction of its evaluations.
 
-In plain torch, on any device, all lanes in one operation. But for the walk at the end the host asks for nothing, so a
-GPU is never waited for, and can record what it does (`engine.recording`). `engine.kernels.steps` does the same in
-compiled code, on CPUs. What is chosen is live and unvisited, within the budget, and visited from then on. The choices
-return a table int64[n, pairs] of rows to score, −1 behind them.
+In torch, on any device, and in Triton where that runs, all lanes in one operation. But for the walk at the end the
+host asks for nothing, so a GPU is never waited for, and can record what it does (`engine.recording`).
+`engine.kernels.steps` does the same in compiled code, on CPUs. What is chosen is live and unvisited, within the budget,
+and visited from then on. The choices return a table int64[n, pairs] of rows to score, −1 behind them.
 """
 
 from typing import NamedTuple

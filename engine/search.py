@@ -57,7 +57,7 @@ class ParallelSearch:
             return []
         chosen = free[: len(queries)]
         self.lanes.fit(self.index)
-        rounds = rounds_of(self.index, queries)  # first, for it waits for a device
+        rounds = rounds_of(self.index, queries)
         self.index.metric.encode_users(queries, self.index.state, self.lanes.users, chosen)
         self.lanes.admit(chosen, queries, [self._given(*pair) for pair in zip(queries, rounds, strict=True)])
         numbers: list[int] = chosen.tolist()

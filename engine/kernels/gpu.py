@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["each"])
 def row_products(rows, planes, state, out, each, width: tl.constexpr, padded: tl.constexpr, together: tl.constexpr):
     """What plane p of float32[planes, width + 1] says of states float32[…, width] of rows int64[planes, each].
 
@@ -21,7 +21,7 @@ def row_products(rows, planes, state, out, each, width: tl.constexpr, padded: tl
     tl.store(out + plane * each + place, tl.where(known, worth, float("-inf")), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "stride", "blocks"])  # they change as a catalogue grows
 def block_maxima(
     centres, state, versions, marks, mine, floors, out, count, stride, blocks,
     clusters: tl.constexpr, width: tl.constexpr, tile: tl.constexpr, together: tl.constexpr, depth: tl.constexpr,

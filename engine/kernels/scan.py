@@ -39,8 +39,8 @@ class Scanned(NamedTuple):
 
     groups: uint8[≥ N / LANES, quads, LANES, 4], a multiple of GROUPS, of which ``rows`` rows are in use; versions:
     int64[N], positive for live rows. centres: int8[C, 4 · quads], C a multiple of CENTRES; owners: int64[C], the lane
-    of each, −1 for padding behind the others. marks: uint8[lanes, ≥ rows of these groups], floors:
-    int64[lanes], as in `engine.kernels.marks`.
+    of each, −1 for padding behind the others. marks: uint8[lanes, ≥ rows of these groups], and
+    floors: int64[lanes], as in `engine.kernels.marks`.
     """
 
     groups: np.ndarray

@@ -92,6 +92,14 @@ def test_relevant_links_are_counted_as_they_come_and_go(seed: int) -> None:
         insert(index, rows, vectors, np.zeros((len(rows), 4), np.float32), 2, GraphParams(candidates=24))
         counts = (index.relevant != NO_NEIGHBOR).sum(dim=1).numpy()
         np.testing.assert_array_equal(index.relevant_counts, counts)
+    links = rng.permuted(index.relevant[: index.rows].numpy(), axis=0)
+    columns = {
+        "neighbors": index.neighbors[: index.rows].numpy(),
+        "versions": index.versions[: index.rows, None].numpy(),
+    }
+    state = index.state[: index.rows].numpy()
+    index.load({**columns, "vectors": state[:, :DIMENSIONS], "biases": state[:, DIMENSIONS:], "relevant": links})
+    np.testing.assert_array_equal(index.relevant_counts[: index.rows], (links != NO_NEIGHBOR).sum(axis=1))
     assert 0 < np.count_nonzero(counts) < index.rows
 
 

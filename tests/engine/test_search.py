@@ -426,6 +426,29 @@ def test_a_lane_forgets_who_was_in_it_before(name: str) -> None:
         assert same(search(index, [query, wide], lanes=1)[1], exhaustive(index, [wide])[0])
 
 
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_rows_that_come_while_a_filtered_lane_runs_are_not_let_through(compiled: bool, before: int) -> None:
+    """They were not there when the filter chose, whoever was in the lane before; others may find them."""
+    rng, index = np.random.default_rng(7), random_index(mlp_metric(compiled=compiled), rows=120)
+    running = ParallelSearch(index, lanes=2)
+    for _ in range(before):
+        answered(running, [Query(), Query()])
+    mask = np.arange(120) % 2 == 0
+    params = SearchParams(k=25, beam=2_000, width=1, pairs=8)
+    lanes = running.admit([Query(replace(params, budget=58), mask=mask), Query(replace(params, k=2_000))])
+    assert running.step() == []
+    rows = np.arange(120, 1_200)  # more than there was room for
+    vectors = rng.normal(size=(len(rows), 12)).astype(np.float32)
+    insert(index, rows, vectors, np.full((len(rows), 4), 9, np.float32), 7, GraphParams(candidates=24))
+    answers: dict[int, Answer] = {}
+    while len(answers) < 2:
+        answers |= dict(running.step())
+    assert set(answers[lanes[0]].rows.tolist()) <= set(np.flatnonzero(mask).tolist())
+    assert answers[lanes[0]].evaluations == 58
+    assert answers[lanes[1]].rows.max() >= 120
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_lane_forgets_hundreds(name: str) -> None:
     """Far more queries than there are floors for their marks, each answered as if it had been the first."""

@@ -30,8 +30,7 @@ def block_maxima(
 
     out: float32[count, blocks]. ``clusters`` centres after each other are of one lane, mine: int64[…]. Rows do not
     count whose marks, uint8[lanes, stride], are no lower than the lane's floor, int64[…], or whose version is not
-    positive.
-    Programs: a block, and a tile of centres. depth: dimensions that tensor cores multiply at a time.
+    positive. Programs: a block, and a tile of centres. depth: dimensions that tensor cores multiply at a time.
     """
     block = tl.program_id(0).to(tl.int64)
     centre, row = tl.program_id(1) * tile + tl.arange(0, tile), block * together + tl.arange(0, together)

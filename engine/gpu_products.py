@@ -1,7 +1,7 @@
 """Products on a GPU that are used up where they are made, instead of written to memory by torch and read again.
 
 `engine.rounds` and `engine.directions` do the same in plain torch on devices that Triton does not serve. Triton comes
-with torch where that is built for CUDA.
+with torch where that is built for CUDA; it is loaded on a GPU only, as it is large and talks when a process ends.
 """
 
 import warnings
@@ -11,11 +11,6 @@ import torch
 
 from engine.index import ROW_BLOCK
 from engine.kernels.products import power_of_two
-
-try:
-    from engine.kernels import gpu
-except ImportError:  # torch for CPUs comes without Triton
-    gpu = None  # type: ignore[assignment]
 
 _CENTRES, _FEWEST_CENTRES = 128, 16
 """Centres that are multiplied with one block of rows, and the fewest that a tensor core takes."""
@@ -30,7 +25,7 @@ _ROWS = 32
 @cache
 def usable(device: torch.device) -> bool:
     """Whether Triton serves a device: tried once, as it needs a driver that fits, and a C compiler for its launcher."""
-    if gpu is None or device.type != "cuda":
+    if device.type != "cuda":
         return False
     try:
         _try(device)
@@ -55,6 +50,8 @@ def row_products(state: torch.Tensor, rows: torch.Tensor, planes: torch.Tensor) 
 
     No row, −1, is worth −inf.
     """
+    from engine.kernels import gpu
+
     lanes, several, each = rows.shape
     out = torch.empty(rows.shape, device=state.device)
     with torch.cuda.device_of(state):  # type: ignore[no-untyped-call]  # where Triton runs what it runs
@@ -74,6 +71,8 @@ def block_maxima(
     Made of factors of ten bits, as tensor cores take them: good enough to choose blocks by. centres: float32[n, c, S];
     the rest as in `engine.directions.farthest`. −inf where there is no such row.
     """
+    from engine.kernels import gpu
+
     lanes, clusters, width = centres.shape
     count, blocks = lanes * clusters, rows // ROW_BLOCK
     out = torch.empty(lanes, clusters, blocks, device=state.device)

@@ -1,5 +1,7 @@
 """The products for GPUs, on one or else in Triton's interpreter, beside the same in plain torch."""
 
+import subprocess
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from engine.kernels.marks import STEP
 from tests.engine.indexes import DIMENSIONS, METRICS, delete, mlp_metric, random_index
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-pytestmark = pytest.mark.skipif(gpu_products.gpu is None, reason="there is no Triton here: install triton")
+pytest.importorskip("triton", reason="there is no Triton here: install triton")
 
 
 @given(
@@ -112,3 +114,13 @@ def test_a_device_that_triton_does_not_serve_is_searched_in_torch(monkeypatch: p
     monkeypatch.setattr(gpu_products, "_try", broken)
     with pytest.warns(UserWarning, match="plain torch, since Triton does not run on cuda:7: Failed to find"):
         assert not gpu_products.usable(torch.device("cuda:7"))
+
+
+def test_who_searches_on_a_cpu_loads_no_triton() -> None:
+    """It takes long to load, and has a page to say when a process ends."""
+    searches = "from engine.warm_up import warm_up; from engine.metric import InnerProduct; warm_up(InnerProduct(8))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{searches}; import sys; print('triton' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("False\n", "")

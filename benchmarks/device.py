@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -26,7 +25,7 @@ from benchmarks.device_peers import TOGETHER, exhaustive
 from benchmarks.large_catalogue import QUERIES, TEMPORARY, cached
 from benchmarks.machine import Machine, bound_threads
 from benchmarks.report import Report
-from benchmarks.search_bench import Bench, K, asked_for
+from benchmarks.search_bench import Bench, Found, K, asked_for
 from engine.query import Query, SearchParams
 from engine.search import ParallelSearch, answered
 
@@ -108,17 +107,16 @@ def measured(bench: Bench, params: SearchParams, lanes: int, floors: Floors, rou
 
 def exhaustive_row(bench: Bench, floors: Floors, rounds: int) -> LanesRow:
     """All items scored for the bench's queries."""
-    found = exhaustive(bench, bench.queries)
-    shares = [np.isin(line, mine).mean() for line, mine in zip(bench.exact, found, strict=True)]
+    outcome = bench.outcome(lambda: Found(exhaustive(bench, bench.queries)))
     seconds = _seconds(lambda: exhaustive(bench, bench.queries), bench.index.device, rounds) / len(bench.queries)
     bytes_moved = 4 * bench.index.rows * bench.index.state.shape[1] / TOGETHER
     return LanesRow(
         TOGETHER,
         "all items",
-        recall_at_50=float(np.mean(shares)),
-        catalogue_share=1.0,
+        recall_at_50=outcome.recall(bench.exact),
+        catalogue_share=outcome.evaluations / bench.index.rows,
         queries_per_second=1 / seconds,
-        arithmetic_share=bench.everything() / floors.multiply_adds / seconds,
+        arithmetic_share=outcome.multiply_adds / floors.multiply_adds / seconds,
         memory_share=bytes_moved / floors.bytes / seconds,
     )
 

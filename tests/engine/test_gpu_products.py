@@ -16,7 +16,7 @@ from engine.kernels.marks import STEP
 from tests.engine.indexes import DIMENSIONS, METRICS, delete, mlp_metric, random_index
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-pytest.importorskip("triton", reason="there is no Triton here: install triton")
+pytest.importorskip("triton", reason="runs Triton's interpreter: pip install triton, which has wheels for Linux alone")
 
 
 @given(

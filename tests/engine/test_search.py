@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidColumns, InvalidQuery
@@ -175,9 +175,13 @@ def test_a_metric_is_searched_as_it_scores_whatever_it_inherits() -> None:
 
 
 @given(st.sampled_from(OTHERS), st.integers(0, 2**32))
+@example("inner_product, plain", 31565692)  # four who are not known at all: everything is worth 0 to them
 @settings(max_examples=25, deadline=None)
 def test_compiled_and_plain_searches_find_the_same(name: str, seed: int) -> None:
-    """Bytes and floats choose other rows where it hardly matters: four of five results are the same, of one score."""
+    """Bytes and floats choose other rows where it hardly matters: four of five results are the same, of one score.
+
+    Which of the rows that are worth exactly as much as the last one is among them is nobody's choice.
+    """
     rng = np.random.default_rng(seed)
     first = INDEXES[name.partition(",")[0]]
     queries = [random_query(rng, first, SearchParams(pairs=24, clusters=2)) for _ in range(12)]
@@ -186,7 +190,8 @@ def test_compiled_and_plain_searches_find_the_same(name: str, seed: int) -> None
     for left, right in zip(compiled, plain, strict=True):
         _, mine, theirs = np.intersect1d(left.rows, right.rows, return_indices=True)
         np.testing.assert_allclose(left.scores[mine], right.scores[theirs], rtol=1e-4, atol=1e-5)
-        shared += len(mine)
+        others = np.delete(right.scores, theirs)
+        shared += len(mine) + np.count_nonzero(others == left.scores[-1:])
     assert shared >= 0.8 * sum(len(answer.rows) for answer in plain)
 
 
